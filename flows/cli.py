@@ -1,0 +1,140 @@
+"""The `tunefleet` command. Heavy libraries are imported by the verb that needs them, never by `--help`.
+
+stdout carries the answer, stderr the progress. Exit codes: 0 done and all gates passed; 2 the request is wrong;
+3 finished, but some adapter failed its gate or was inconclusive; 1 anything else; 130 interrupted.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import cyclopts
+from cyclopts import Parameter
+
+from infra.errors import RequestError, TunefleetError
+
+app = cyclopts.App(
+    name="tunefleet",
+    help="Train a fleet of LoRA adapters, prove that they learned and forgot nothing, publish those that passed.",
+    version_flags=["--version"],
+)
+
+Set = Annotated[
+    tuple[str, ...],
+    Parameter(name="--set", negative=(), help="KEY=VALUE over the recipe, e.g. training.learning_rate=1e-4"),
+]
+
+
+@app.command
+def run(
+    recipe: Path,
+    *,
+    store: Annotated[
+        str | None, Parameter(help="folder or s3://bucket/prefix; default $TUNEFLEET_STORE or .tunefleet")
+    ] = None,
+    set_: Set = (),
+    json_: Annotated[bool, Parameter(name="--json", negative=(), help="print the summary as JSON")] = False,
+) -> int:
+    """Run a recipe from its data to published adapters.
+
+    Example: tunefleet run deployments/recipes/demo.yaml --set adapters.mirror.training.learning_rate=1e-3
+    """
+    from tasks.recipe.loading import load_recipe
+
+    loaded = load_recipe(recipe, set_)
+    _quiet_prefect()
+    from flows.train_adapters import train_adapters
+    from tasks.reporting.summary import exit_code
+
+    summary = train_adapters(loaded, store=store)
+    if json_:
+        print(json.dumps(summary, ensure_ascii=False))
+    else:
+        from rich.console import Console
+
+        from tasks.reporting.table import print_summary
+
+        print_summary(summary, Console(width=None if sys.stdout.isatty() else 160))
+        print(f"\nsummary: {summary['store']}/runs/{summary['run_id']}/summary.json")
+    return exit_code(summary)
+
+
+@app.command
+def validate(
+    recipe: Path, *, set_: Set = (), json_: Annotated[bool, Parameter(name="--json", negative=())] = False
+) -> int:
+    """Check a recipe and its data files without training, and say everything that is wrong.
+
+    Example: tunefleet validate deployments/recipes/demo.yaml
+    """
+    from tasks.ingestion.check import check_data
+    from tasks.recipe.loading import load_recipe
+
+    loaded = load_recipe(recipe, set_)
+    reports = check_data(loaded)
+    if json_:
+        print(json.dumps({"recipe": loaded.model_dump(mode="json"), "data": reports}, ensure_ascii=False))
+        return 0
+    print(f"{recipe}: valid; {len(loaded.adapters)} adapters on {loaded.base.model}")
+    for name, report in reports.items():
+        print(
+            f"  {name}: {report['train']} rows to train on, {report['held_out']} held out, {report['duplicates']} duplicates"
+        )
+    return 0
+
+
+@app.command
+def init(path: Path = Path("recipe.yaml")) -> int:
+    """Write a small recipe to start from, every choice commented. Never overwrites a file.
+
+    Example: tunefleet init my-fleet.yaml
+    """
+    from tasks.recipe.starter import STARTER
+
+    try:
+        with path.open("x", encoding="utf-8") as stream:
+            stream.write(STARTER)
+    except FileExistsError:
+        raise RequestError(f"{path} exists already; give another name: tunefleet init OTHER.yaml") from None
+    except OSError as error:
+        raise RequestError(f"{path} cannot be written: {error.strerror}") from error
+    print(f"wrote {path}; next: tunefleet validate {path}, then: tunefleet run {path}")
+    return 0
+
+
+@app.command
+def schema() -> int:
+    """Print the recipe's JSON schema, for editors that complete and check YAML.
+
+    Example: tunefleet schema > recipe.schema.json
+    """
+    from tasks.recipe.schema import Recipe
+
+    print(json.dumps(Recipe.model_json_schema(), indent=1))
+    return 0
+
+
+def _quiet_prefect() -> None:
+    """Defaults for a run by hand, where the environment does not say otherwise; before Prefect is imported."""
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+
+
+def main() -> None:
+    try:
+        code = app(result_action="return_value")
+    except RequestError as error:
+        for fault in error.faults:
+            print(f"error: {fault}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except TunefleetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""The product on one page: from a recipe to adapters that are released, or not, for reasons that are kept.
+
+recipe -> check destinations -> ingest rows, import base -> preflight -> train -> evaluate base + adapters
+       -> judge -> gate -> merge -> publish -> summary
+"""
+
+from typing import Any
+
+from prefect import flow
+
+from infra.errors import GateNotPassed, TunefleetError
+from infra.settings import default_store
+from tasks.artifacts import AdapterOutcome, StageResult
+from tasks.evaluation.task import evaluate
+from tasks.forgetting.task import gate, judge_adapter
+from tasks.gathering import Stopwatch, all_results, each_result
+from tasks.ingestion.task import import_base, ingest
+from tasks.merging.task import merge
+from tasks.preflight.task import preflight
+from tasks.publishing.task import check, publish
+from tasks.recipe.loading import load_recipe
+from tasks.recipe.schema import Recipe
+from tasks.reporting.task import report
+from tasks.runs import Run, new_run
+from tasks.training.task import train
+
+
+@flow(name="train-adapters")
+def train_adapters(recipe: Recipe | str, store: str | None = None) -> dict[str, Any]:
+    """Train, judge and release the adapters of a recipe (the recipe itself, or the path of its file).
+
+    Returns the summary that is also left in the store. RequestError, before any training, if something about the
+    request is wrong; an adapter that fails does not stop the others.
+    """
+    recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe.resolved()
+    run, watch = new_run(store or default_store()), Stopwatch()
+    fleet = [AdapterOutcome(adapter) for adapter in recipe.adapters]
+
+    with watch("prepare"):
+        check(recipe)
+        importing = import_base.submit(run, recipe.base)
+        data = all_results({one.name: ingest.submit(run, one.adapter) for one in fleet})
+        base = importing.result()
+        checked = preflight(run, recipe, base, data)
+
+    with watch("train"):
+        limit = recipe.adapters_per_device
+        trained, failed = each_result(
+            {one.name: train.submit(run, one.adapter, base, data[one.name], per_device=limit) for one in fleet}
+        )
+
+    with watch("evaluate"):
+        scores = {}
+        for method in sorted({one.method for one in fleet if one.name in trained}):
+            scores[method], unscored = evaluate(run, recipe, method, base=base, data=data, trained=trained)
+            failed |= unscored
+
+    with watch("release"):
+        for one in fleet:
+            one.trained, one.error = trained.get(one.name), failed.get(one.name)
+            if not one.error:
+                release(run, recipe, one, base=base, data=data[one.name], scores=scores[one.method])
+
+    return report(run, recipe, fleet, base=base, made=[base, checked, *data.values()], scores=scores, timings=watch)
+
+
+def release(
+    run: Run, recipe: Recipe, one: AdapterOutcome, *, base: StageResult, data: StageResult, scores: Any
+) -> None:
+    """Judge one trained adapter and, with a PASS, merge and publish it; `one` keeps what came of it."""
+    try:
+        one.judged, one.verdict = judge_adapter(run, recipe, one.adapter, one.trained, scores)
+        gate(one.name, one.verdict, one.trained.ref.digest)
+        artifacts = {"adapter": one.trained}
+        if "merged" in recipe.publish.what:
+            artifacts["merged"] = one.merged = merge(run, one.name, base=base, data=data, trained=one.trained)
+        lineage = {"trained": one.trained, "base": base, "data": data, "verdict": one.verdict}
+        for place in recipe.publish.to:
+            for what in recipe.publish.what:
+                one.published.append(publish(run, recipe, one.adapter, what, place, artifacts[what], **lineage))
+    except GateNotPassed:
+        pass  # not an error of the run: the verdict and its reasons stand in the summary
+    except TunefleetError as error:
+        one.error = str(error)

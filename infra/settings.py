@@ -1,0 +1,27 @@
+"""Where this machine keeps things: read from the environment when asked, never at import.
+
+TUNEFLEET_STORE   the store's root, a folder or s3://bucket/prefix (default: .tunefleet in the current folder)
+TUNEFLEET_CACHE   local copies and scratch of a remote store (default: ~/.cache/tunefleet)
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from infra.storage import Store
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+def default_store() -> str:
+    return os.environ.get("TUNEFLEET_STORE", ".tunefleet")
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("TUNEFLEET_CACHE", "~/.cache/tunefleet")).expanduser()
+
+
+def scratch_folder(store: "Store") -> Path:
+    """Local disk for work in progress; inside a local store, so that finished files move without a copy."""
+    return Path(store.root) / "work" if store.is_local else cache_folder() / "work"

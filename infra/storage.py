@@ -1,0 +1,327 @@
+"""The store: where every result lives, and the only thing that says whether a piece of work is done.
+
+One root, a local folder or `s3://bucket/prefix` (any fsspec filesystem with exclusive creation):
+
+    <kind>/<name>-<digest>/...      the files of an artifact, named by their content
+    <kind>/<name>-<digest>/manifest.json   written last: without it the folder does not count
+    index/<stage>/<key>.json        which artifact a stage key led to
+    claims/<stage>/<key>/<token>.json      who works on a key; the highest token is the holder
+    runs/<run-id>/summary.json      what a run answered
+
+A claim is a file created exclusively; taking over an expired one means creating the next number, so the number
+is a fencing token: a writer that was paused and declared dead finds a higher one and cannot complete anything.
+Nothing is believed by name alone: `lookup` hashes every file against the manifest, and a result that is gone or
+altered counts as never made.
+"""
+
+import json
+import os
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+from pydantic import BaseModel, ConfigDict
+
+from infra.errors import IntegrityError, RequestError, StaleWriterError
+from infra.hashing import SHORT, digest_file, digest_stream, digest_tree
+from infra.settings import cache_folder
+
+MANIFEST = "manifest.json"
+CLAIM_SECONDS = 60.0  # a claim that was not renewed for so long may be taken over
+
+
+class ArtifactRef(BaseModel):
+    """A finished artifact: what stages hand to each other instead of live objects."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    name: str
+    uri: str  # the folder, under the store's root
+    digest: str  # SHA-256 over the paths and digests of its files
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to complete one stage key, as long as no higher token exists."""
+
+    stage: str
+    key: str
+    token: int
+    run_id: str
+
+
+class Store:
+    """Artifacts under one root. Safe for many processes and machines at once."""
+
+    def __init__(self, root: str):
+        if "://" not in root:
+            root = str(Path(root).expanduser().absolute())
+        options: dict[str, Any] = {} if "://" not in root else {"use_listings_cache": False}
+        try:
+            self.fs, self._path = fsspec.core.url_to_fs(root, **options)
+        except (ValueError, ImportError) as error:
+            raise RequestError(f"store {root!r}: {error}. Allowed: a folder, or s3://bucket/prefix.") from error
+        self.root = root.rstrip("/")
+        self.is_local = isinstance(self.fs, LocalFileSystem)
+
+    # --- small JSON files
+
+    def read_json(self, path: str) -> Any | None:
+        """The JSON at `path` (relative to the root), or None if there is none or it is cut short."""
+        try:
+            return json.loads(self.fs.cat_file(f"{self._path}/{path}"))
+        except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+            return None
+
+    def write_json(self, path: str, value: Any) -> str:
+        """Replace the file at `path` as a whole; returns its uri."""
+        self._write(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode())
+        return f"{self.root}/{path}"
+
+    def _write(self, path: str, data: bytes) -> None:
+        target = f"{self._path}/{path}"
+        if not self.is_local:
+            self.fs.pipe_file(target, data)  # a single PUT is atomic
+            return
+        beside = _written_beside(Path(target), data)
+        beside.replace(target)
+
+    def _create(self, path: str, data: bytes) -> bool:
+        """Write `path` only if it does not exist yet; False if it does. Atomic on local disks and on S3."""
+        target = f"{self._path}/{path}"
+        try:
+            if not self.is_local:
+                self.fs.pipe_file(target, data, mode="create")
+                return True
+            beside = _written_beside(Path(target), data)
+            try:
+                os.link(beside, target)
+            finally:
+                beside.unlink()
+        except FileExistsError:
+            return False
+        return True
+
+    # --- artifacts
+
+    def manifest(self, ref: ArtifactRef) -> dict[str, Any]:
+        manifest = self.read_json(f"{self._relative(ref.uri)}/{MANIFEST}")
+        if manifest is None:
+            raise IntegrityError(f"{ref.uri} has no manifest: it was never completed, or was deleted.")
+        return manifest
+
+    def verify(self, ref: ArtifactRef) -> None:
+        """Hash every file of `ref`; IntegrityError names what is missing or altered."""
+        manifest = self.manifest(ref)
+        files = {file["path"]: file["sha256"] for file in manifest["files"]}
+        if manifest["digest"] != ref.digest or digest_tree(files) != ref.digest:
+            raise IntegrityError(f"{ref.uri}: the manifest is not the one of digest {ref.digest[:SHORT]}.")
+        folder = f"{self._path}/{self._relative(ref.uri)}"
+        for path, sha256 in files.items():
+            try:
+                with self.fs.open(f"{folder}/{path}", "rb") as stream:
+                    found = digest_stream(stream)
+            except FileNotFoundError as error:
+                raise IntegrityError(f"{ref.uri}: {path} is missing.") from error
+            if found != sha256:
+                raise IntegrityError(f"{ref.uri}: {path} has digest {found[:SHORT]}, not {sha256[:SHORT]}.")
+
+    def fetch(self, ref: ArtifactRef) -> Path:
+        """A local folder with the verified files of `ref`: the store's own if it is local, else a cached copy."""
+        relative = self._relative(ref.uri)
+        if self.is_local:
+            self.verify(ref)
+            return Path(self._path) / relative
+        cache = cache_folder() / relative
+        copy = Store(str(cache_folder()))
+        local = ref.model_copy(update={"uri": str(cache)})
+        try:
+            copy.verify(local)
+        except IntegrityError:
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            beside = Path(tempfile.mkdtemp(dir=cache.parent, prefix=".partial-"))
+            for file in [*(entry["path"] for entry in self.manifest(ref)["files"]), MANIFEST]:
+                (beside / file).parent.mkdir(parents=True, exist_ok=True)
+                self.fs.get_file(f"{self._path}/{relative}/{file}", str(beside / file))
+            shutil.rmtree(cache, ignore_errors=True)
+            beside.replace(cache)
+            copy.verify(local)
+        return cache
+
+    def lookup(self, stage: str, key: str) -> ArtifactRef | None:
+        """The verified artifact that `key` led to, or None: never made, gone, or altered."""
+        entry = self.read_json(f"index/{stage}/{key}.json")
+        if entry is None:
+            return None
+        uri = f"{self.root}/{entry['path']}"
+        ref = ArtifactRef(kind=entry["kind"], name=entry["name"], uri=uri, digest=entry["digest"])
+        try:
+            self.verify(ref)
+        except IntegrityError:
+            return None
+        return ref
+
+    def once(
+        self,
+        stage: str,
+        key: str,
+        make: Callable[[Claim], ArtifactRef],
+        *,
+        run_id: str,
+        poll_seconds: float = 1.0,
+    ) -> tuple[ArtifactRef, bool]:
+        """The artifact of `key`, made at most once at a time over all machines; and whether it was there already.
+
+        `make` gets the claim and ends in `complete`. A second caller waits for the first one, and takes over
+        if that one dies.
+        """
+        while True:
+            if ref := self.lookup(stage, key):
+                return ref, True
+            if claim := self._claim(stage, key, run_id):
+                break
+            time.sleep(poll_seconds)
+        with self._renewed(claim):
+            if ref := self.lookup(stage, key):  # finished between the look and the claim
+                return ref, True
+            return make(claim), False
+
+    def complete(self, folder: Path, *, claim: Claim, kind: str, name: str, manifest: Mapping[str, Any]) -> ArtifactRef:
+        """Move the files of `folder` into the store as one artifact; manifest last, then the index.
+
+        StaleWriterError if another writer has taken the key over: then nothing becomes visible.
+        """
+        files = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
+        digests = {path: digest_file(file) for path, file in files.items()}
+        digest = digest_tree(digests)
+        relative = f"{kind}/{name}-{digest[:SHORT]}"
+        ref = ArtifactRef(kind=kind, name=name, uri=f"{self.root}/{relative}", digest=digest)
+        sizes = {path: file.stat().st_size for path, file in files.items()}
+        try:
+            self.verify(ref)  # the same bytes are there already, from another key
+        except IntegrityError:
+            for path, file in files.items():
+                self._move_in(file, f"{relative}/{path}")
+            self._check_holder(claim)
+            content = {
+                "schema": 1,
+                "kind": kind,
+                "name": name,
+                "digest": digest,
+                "files": [{"path": p, "size": sizes[p], "sha256": d} for p, d in digests.items()],
+                "stage": {"name": claim.stage, "key": claim.key},
+                "run_id": claim.run_id,
+                "fencing_token": claim.token,
+                **manifest,
+            }
+            self.write_json(f"{relative}/{MANIFEST}", content)
+        self._check_holder(claim)
+        entry = {"kind": kind, "name": name, "path": relative, "digest": digest}
+        self.write_json(f"index/{claim.stage}/{claim.key}.json", entry)
+        return ref
+
+    def _move_in(self, file: Path, path: str) -> None:
+        target = f"{self._path}/{path}"
+        if not self.is_local:
+            self.fs.put_file(str(file), target)
+            return
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
+        shutil.move(file, target)
+
+    def _relative(self, uri: str) -> str:
+        if not uri.startswith(self.root + "/"):
+            raise IntegrityError(f"{uri} is not in the store {self.root}.")
+        return uri[len(self.root) + 1 :]
+
+    # --- claims
+
+    def _tokens(self, stage: str, key: str) -> list[int]:
+        try:
+            paths = self.fs.ls(f"{self._path}/claims/{stage}/{key}", detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted(int(stem) for path in paths if (stem := Path(path).stem).isdigit())
+
+    def _claim(self, stage: str, key: str, run_id: str) -> Claim | None:
+        """The next token of `key`, or None while a living holder has it."""
+        tokens = self._tokens(stage, key)
+        if tokens:
+            holder = self.read_json(_claim_path(stage, key, tokens[-1]))
+            if holder is not None and not _is_over(holder):
+                return None
+        claim = Claim(stage, key, (tokens or [0])[-1] + 1, run_id)
+        return claim if self._create(_claim_path(stage, key, claim.token), _holder(claim)) else None
+
+    @contextmanager
+    def _renewed(self, claim: Claim) -> Iterator[None]:
+        """Keep `claim` alive in the background, and give it up at the end."""
+        stop = threading.Event()
+        path = _claim_path(claim.stage, claim.key, claim.token)
+
+        def renew() -> None:
+            while not stop.wait(CLAIM_SECONDS / 4):
+                self._write(path, _holder(claim))
+
+        thread = threading.Thread(target=renew, daemon=True, name=f"renew-{claim.stage}")
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            self._write(path, _holder(claim, seconds=0))
+
+    def _check_holder(self, claim: Claim) -> None:
+        if self._tokens(claim.stage, claim.key)[-1:] != [claim.token]:
+            raise StaleWriterError(
+                f"{claim.stage} {claim.key[:SHORT]}: run {claim.run_id} holds token {claim.token}, but another "
+                "writer took over while this one was not heard of. Its result is dropped; run again to use the other."
+            )
+
+
+def _claim_path(stage: str, key: str, token: int) -> str:
+    return f"claims/{stage}/{key}/{token}.json"
+
+
+def _holder(claim: Claim, seconds: float = CLAIM_SECONDS) -> bytes:
+    until = time.time() + seconds if seconds else 0
+    facts = {"run_id": claim.run_id, "host": socket.gethostname(), "pid": os.getpid(), "until": until}
+    return json.dumps(facts).encode()
+
+
+def _is_over(holder: Mapping[str, Any]) -> bool:
+    """Given up, not renewed in time, or held by a process of this machine that is gone."""
+    if time.time() > holder["until"]:
+        return True
+    if holder["host"] != socket.gethostname():
+        return False
+    try:
+        os.kill(holder["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # alive, another user's
+        return False
+    return False
+
+
+def _written_beside(target: Path, data: bytes) -> Path:
+    """`data` on disk under a temporary name in the target's folder."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".writing-")
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return Path(name)

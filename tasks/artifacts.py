@@ -1,0 +1,49 @@
+"""What stages hand to each other: small frozen references and figures, never live objects."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from infra.storage import ArtifactRef
+from tasks.recipe.schema import Adapter
+
+
+class StageResult(BaseModel):
+    """A finished stage: the artifact, the figures its manifest states, and whether it was there already."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ref: ArtifactRef
+    facts: dict[str, Any]
+    cached: bool
+
+
+@dataclass
+class AdapterOutcome:
+    """What became of one adapter of a fleet; the flow fills it in as it goes."""
+
+    adapter: Adapter
+    trained: StageResult | None = None
+    judged: StageResult | None = None
+    merged: StageResult | None = None
+    verdict: dict[str, Any] | None = None  # the content of verdict.json
+    published: list[dict[str, Any]] = field(default_factory=list)
+    error: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.adapter.name
+
+    @property
+    def method(self) -> str:
+        return str(self.adapter.method)
+
+    @property
+    def status(self) -> str:
+        """published, passed, failed, inconclusive or error."""
+        if self.error or self.verdict is None:
+            return "error"
+        if self.published:
+            return "published"
+        return {"PASS": "passed", "FAIL": "failed", "INCONCLUSIVE": "inconclusive"}[self.verdict["verdict"]]

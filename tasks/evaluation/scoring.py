@@ -1,0 +1,154 @@
+"""Which cells a fleet needs, and their results: from the store where they are, from one process for the rest.
+
+    recipe -> cells of base and adapters -> lookup by key -> one process scores the missing ones -> store
+
+The base's cells hold nothing of any adapter but the documents, so the base is scored once per task, ever.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from infra.errors import StageError
+from tasks.artifacts import StageResult
+from tasks.caching import library_versions, stage_key
+from tasks.evaluation.catalogue import folder_digest
+from tasks.recipe.schema import Adapter, Recipe
+from tasks.runs import Run
+
+VERSION = 1
+PROBES = "probes"
+PROBE_TOKENS = 32  # longest answer to a probe
+LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "lm_eval")
+Scores = dict[str, dict[str, StageResult]]  # side -> cell -> result
+BASE = "base"  # the side that is no adapter
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One task answered by one side. `spec` and `upstream` make its key; `job` is what the process needs besides."""
+
+    side: str
+    name: str
+    spec: dict[str, Any]
+    upstream: dict[str, str]
+    job: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        return stage_key("score", version=VERSION, spec=self.spec, upstream=self.upstream)
+
+
+def target_name(adapter: str, split: str) -> str:
+    return f"{adapter}.{split}"
+
+
+def cells_of(
+    recipe: Recipe,
+    adapters: Sequence[Adapter],
+    *,
+    quantization: str,
+    device: str,
+    base: StageResult,
+    data: dict[str, StageResult],
+    trained: dict[str, StageResult],
+    data_folder: Callable[[str], str],
+) -> list[Cell]:
+    """Every cell of `adapters` (which share `quantization`) and of their base, the base's first."""
+    evaluation = recipe.evaluation
+    versions = library_versions()
+    common = {
+        "engine": {name: versions[name] for name in LIBRARIES},
+        "batch_size": evaluation.batch_size,
+        "quantization": quantization,
+        "device": device,
+    }
+    suites = folder_digest(evaluation.include_path)
+    asked: dict[str, tuple[dict[str, Any], dict[str, str], dict[str, Any]]] = {}
+    for task in evaluation.general:
+        spec = {"kind": "general", "name": task.task, **task.model_dump(exclude={"task", "margin"})}
+        asked[task.task] = (spec, {"suites": suites}, {"include_path": evaluation.include_path})
+    if evaluation.probes:
+        spec = {"kind": "probe", "name": PROBES, "questions": evaluation.probes, "max_new_tokens": PROBE_TOKENS}
+        asked[PROBES] = (spec, {}, {})
+    targets: dict[str, list[str]] = {}
+    for adapter in adapters:
+        for split in adapter.target.splits:
+            name = target_name(adapter.name, split)
+            target = adapter.target.model_dump(include={"max_new_tokens", "limit"})
+            spec = {"kind": "target", "split": split, **target}
+            job = {"name": name, "data": data_folder(adapter.name)}
+            asked[name] = (spec, {"data": data[adapter.name].ref.digest}, job)
+            targets.setdefault(adapter.name, []).append(name)
+
+    def cell(side: str, name: str) -> Cell:
+        spec, upstream, job = asked[name]
+        side_digest = {} if side == BASE else {"adapter": trained[side].ref.digest}
+        upstream = {"base": base.ref.digest, **upstream, **side_digest}
+        return Cell(side, name, {**common, **spec}, upstream, {**spec, **job})
+
+    general = [name for name in asked if asked[name][0]["kind"] != "target"]
+    own = {BASE: [name for names in targets.values() for name in names], **targets}
+    return [cell(side, name) for side in own for name in [*general, *own[side]]]
+
+
+def score(
+    run: Run,
+    cells: Sequence[Cell],
+    *,
+    score_missing: Callable[[list[dict[str, Any]], Path], dict[str, Any]],
+) -> tuple[Scores, dict[str, str]]:
+    """({side: {cell: result}}, {side: why it failed}).
+
+    `score_missing(sides, work)` runs the process for the cells that are not in the store, on first need.
+    """
+    store = run.store
+    missing = [cell for cell in cells if store.lookup("score", cell.key) is None]
+    answer: dict[str, Any] = {}
+    folder: dict[str, Path] = {}
+
+    def make_for(cell: Cell) -> Callable[[Path, Path], dict[str, Any]]:
+        def make(work: Path, output: Path) -> dict[str, Any]:
+            if not answer:
+                process = work.parent / f"evaluate-{cell.key[:12]}"
+                folder.update({other.key: process / "cells" / other.key[:16] for other in missing})
+                answer.update(score_missing(_sides(missing, folder), process))
+            if cell.key not in answer["facts"]:
+                raise StageError(answer["failed"].get(cell.side, f"{cell.side}: {cell.name} was not scored."))
+            for file in folder[cell.key].iterdir():
+                file.rename(output / file.name)
+            return answer["facts"][cell.key]
+
+        return make
+
+    scores: Scores = {}
+    failed: dict[str, str] = {}
+    for cell in cells:
+        if cell.side in failed:
+            continue
+        try:
+            result = run.once(
+                *("score", make_for(cell)),
+                version=VERSION,
+                kind="scores",
+                name=f"{cell.side}-{cell.name}",
+                spec=cell.spec,
+                upstream=cell.upstream,
+            )
+        except StageError as error:
+            if cell.side == BASE or not answer:  # without the base, or with no process at all, nothing can be judged
+                raise
+            failed[cell.side] = str(error)
+            continue
+        scores.setdefault(cell.side, {})[cell.name] = result
+    return scores, failed
+
+
+def _sides(cells: Sequence[Cell], folder: dict[str, Path]) -> list[dict[str, Any]]:
+    """The job's sides in order, each with its cells."""
+    sides: dict[str, list[dict[str, Any]]] = {}
+    for cell in cells:
+        job = {**cell.job, "name": cell.name, "key": cell.key, "output": str(folder[cell.key])}
+        sides.setdefault(cell.side, []).append(job)
+    return [{"name": side, "cells": jobs} for side, jobs in sides.items()]

@@ -1,0 +1,117 @@
+"""Rows from a CSV, JSONL or Parquet file, from the Hub, or inline: each with the place it came from."""
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from infra.errors import RequestError, TransientError
+from tasks.ingestion.iso_dates import iso_dates
+from tasks.recipe.schema import Data
+
+FORMATS = (".csv", ".jsonl", ".parquet")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row as it was read; `fault` says what is wrong with it, if anything."""
+
+    where: str  # "file:line", or "rows[3]"
+    values: dict[str, Any]
+    fault: str | None = None
+
+
+def read_rows(data: Data) -> Iterator[Row]:
+    """All rows of a recipe's `data`, good and malformed ones, in their order, up to `limit`."""
+    rows = _source(data)
+    return islice(rows, data.limit) if data.limit else rows
+
+
+def _source(data: Data) -> Iterator[Row]:
+    if data.rows is not None:
+        return (Row(f"rows[{index}]", dict(values)) for index, values in enumerate(data.rows))
+    if data.generate is not None:
+        made = iso_dates(data.limit or 0, data.seed)
+        return (Row(f"{data.generate}[{index}]", dict(values)) for index, values in enumerate(made))
+    if data.hub is not None:
+        return _hub_rows(data.hub, data.hub_config, data.hub_split)
+    path = Path(data.path or "")
+    if not path.is_file():
+        near = sorted(other.name for other in path.parent.glob("*") if other.suffix in FORMATS)
+        there = (
+            f"{path.parent} has {', '.join(near[:8])}" if near else f"{path.parent} has no {', '.join(FORMATS)} file"
+        )
+        raise RequestError(f"data file {path} does not exist; {there}. Paths are relative to the recipe.")
+    readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
+    if path.suffix not in readers:
+        raise RequestError(f"data file {path} ends in {path.suffix!r}; allowed are {', '.join(FORMATS)}.")
+    return readers[path.suffix](path)
+
+
+def _csv_rows(path: Path) -> Iterator[Row]:
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream, strict=True)
+        try:
+            for values in reader:
+                where = f"{path}:{reader.line_num}"
+                missing = [column for column, value in values.items() if value is None]
+                if None in values:
+                    extra = values.pop(None)  # type: ignore[call-overload]
+                    yield Row(where, values, f"has {len(extra)} fields more than the header")
+                elif missing:
+                    yield Row(where, values, f"ends before column {missing[0]!r}")
+                else:
+                    yield Row(where, values)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise RequestError(f"{path}:{reader.line_num + 1}: not readable as UTF-8 CSV: {error}") from error
+
+
+def _jsonl_rows(path: Path) -> Iterator[Row]:
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            where = f"{path}:{number}"
+            if not line.strip():
+                continue
+            try:
+                values = json.loads(line.decode("utf-8"), parse_constant=_no_constant)
+            except ValueError as error:
+                yield Row(where, {}, f"not valid JSON: {error}")
+                continue
+            if isinstance(values, dict):
+                yield Row(where, values)
+            else:
+                yield Row(where, {}, f"holds a {type(values).__name__}, not an object with columns")
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            rows = (values for batch in file.iter_batches() for values in batch.to_pylist())
+            for index, values in enumerate(rows):
+                yield Row(f"{path}:row {index}", values)
+    except pa.ArrowException as error:
+        raise RequestError(f"{path}: not readable as Parquet: {error}") from error
+
+
+def _hub_rows(name: str, config: str | None, split: str) -> Iterator[Row]:
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetNotFoundError
+
+    try:
+        rows = load_dataset(name, config, split=split)
+    except (DatasetNotFoundError, ValueError) as error:
+        raise RequestError(f"data set {name!r} (config {config!r}, split {split!r}): {error}") from error
+    except OSError as error:
+        raise TransientError(f"data set {name!r}: the Hub could not be reached: {error}") from error
+    for index, values in enumerate(rows):
+        yield Row(f"{name}:{split}[{index}]", values)

@@ -1,0 +1,41 @@
+"""The preflight as a Prefect task: every fault that can be known before training, at once."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger, task
+
+from tasks.artifacts import StageResult
+from tasks.caching import library_versions
+from tasks.evaluation.catalogue import folder_digest
+from tasks.recipe.schema import Recipe
+from tasks.retrying import STAGE
+from tasks.runs import Run, child
+
+
+@task(name="preflight", **STAGE)
+def preflight(run: Run, recipe: Recipe, base: StageResult, data: dict[str, StageResult]) -> StageResult:
+    """Counts of parameters, steps and tokens per adapter; fails with every fault of the fleet."""
+    adapters = [
+        {"name": a.name, "lora": a.lora.model_dump(), "training": a.training.model_dump()}
+        for a in recipe.adapters
+        if a.lora and a.training
+    ]
+    general = [task.task for task in recipe.evaluation.general]
+    spec = {"adapters": adapters, "general": general, "versions": library_versions()}
+    upstream = {"base": base.ref.digest, "suites": folder_digest(recipe.evaluation.include_path)}
+    upstream |= {f"data {name}": result.ref.digest for name, result in data.items()}
+
+    def make(work: Path, output: Path) -> dict[str, Any]:
+        store = run.store
+        job = {
+            "base": str(store.fetch(base.ref)),
+            "adapters": [{**a, "data": str(store.fetch(data[a["name"]].ref))} for a in adapters],
+            "general": general,
+            "include_path": recipe.evaluation.include_path,
+        }
+        facts = child("tasks.preflight", job, work, on_line=get_run_logger().debug)
+        (output / "adapters.txt").write_text("\n".join(sorted(facts)) + "\n")
+        return facts
+
+    return run.once("preflight", make, version=1, kind="preflights", name=recipe.name, spec=spec, upstream=upstream)

