@@ -79,9 +79,8 @@ def validate(
         return 0
     print(f"{recipe}: valid; {len(loaded.adapters)} adapters on {loaded.base.model}")
     for name, report in reports.items():
-        print(
-            f"  {name}: {report['train']} rows to train on, {report['held_out']} held out, {report['duplicates']} duplicates"
-        )
+        train, held_out, twice = report["train"], report["held_out"], report["duplicates"]
+        print(f"  {name}: {train} rows to train on, {held_out} held out, {twice} duplicates dropped")
     return 0
 
 

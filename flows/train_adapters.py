@@ -9,8 +9,10 @@ from typing import Any
 from prefect import flow
 
 from infra.errors import GateNotPassed, TunefleetError
+from infra.launch import interruption_stops_stages
 from infra.settings import default_store
-from tasks.artifacts import AdapterOutcome, StageResult
+from tasks.artifacts import AdapterOutcome, Lineage, StageResult
+from tasks.evaluation.scoring import Scores
 from tasks.evaluation.task import evaluate
 from tasks.forgetting.task import gate, judge_adapter
 from tasks.gathering import Stopwatch, all_results, each_result
@@ -26,6 +28,7 @@ from tasks.training.task import train
 
 
 @flow(name="train-adapters")
+@interruption_stops_stages()
 def train_adapters(recipe: Recipe | str, store: str | None = None) -> dict[str, Any]:
     """Train, judge and release the adapters of a recipe (the recipe itself, or the path of its file).
 
@@ -50,7 +53,7 @@ def train_adapters(recipe: Recipe | str, store: str | None = None) -> dict[str, 
         )
 
     with watch("evaluate"):
-        scores = {}
+        scores: dict[str, Scores] = {}
         for method in sorted({one.method for one in fleet if one.name in trained}):
             scores[method], unscored = evaluate(run, recipe, method, base=base, data=data, trained=trained)
             failed |= unscored
@@ -58,26 +61,33 @@ def train_adapters(recipe: Recipe | str, store: str | None = None) -> dict[str, 
     with watch("release"):
         for one in fleet:
             one.trained, one.error = trained.get(one.name), failed.get(one.name)
-            if not one.error:
-                release(run, recipe, one, base=base, data=data[one.name], scores=scores[one.method])
+            if one.trained and not one.error:
+                release(run, recipe, one, one.trained, base=base, data=data[one.name], scores=scores[one.method])
 
     return report(run, recipe, fleet, base=base, made=[base, checked, *data.values()], scores=scores, timings=watch)
 
 
 def release(
-    run: Run, recipe: Recipe, one: AdapterOutcome, *, base: StageResult, data: StageResult, scores: Any
+    run: Run,
+    recipe: Recipe,
+    one: AdapterOutcome,
+    trained: StageResult,
+    *,
+    base: StageResult,
+    data: StageResult,
+    scores: Scores,
 ) -> None:
     """Judge one trained adapter and, with a PASS, merge and publish it; `one` keeps what came of it."""
     try:
-        one.judged, one.verdict = judge_adapter(run, recipe, one.adapter, one.trained, scores)
-        gate(one.name, one.verdict, one.trained.ref.digest)
-        artifacts = {"adapter": one.trained}
+        one.judged, one.verdict = judge_adapter(run, recipe, one.adapter, trained, scores)
+        gate(one.name, one.verdict, trained.ref.digest)
+        artifacts = {"adapter": trained}
         if "merged" in recipe.publish.what:
-            artifacts["merged"] = one.merged = merge(run, one.name, base=base, data=data, trained=one.trained)
-        lineage = {"trained": one.trained, "base": base, "data": data, "verdict": one.verdict}
+            artifacts["merged"] = one.merged = merge(run, one.name, base=base, data=data, trained=trained)
+        lineage = Lineage(trained=trained, base=base, data=data, verdict=one.verdict)
         for place in recipe.publish.to:
             for what in recipe.publish.what:
-                one.published.append(publish(run, recipe, one.adapter, what, place, artifacts[what], **lineage))
+                one.published.append(publish(run, recipe, one.adapter, what, place, artifacts[what], lineage))
     except GateNotPassed:
         pass  # not an error of the run: the verdict and its reasons stand in the summary
     except TunefleetError as error:

@@ -4,13 +4,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 SHORT = 12  # hex digits of a digest that stand in a folder's name: 48 bits
 
 
-def digest_stream(stream: BinaryIO) -> str:
-    """SHA-256 of everything left in `stream`, read in blocks."""
+def digest_stream(stream: Any) -> str:
+    """SHA-256 of everything left in the binary file object `stream`, read in blocks."""
     return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

@@ -15,11 +15,11 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 
 def default_store() -> str:
-    return os.environ.get("TUNEFLEET_STORE", ".tunefleet")
+    return os.environ.get("TUNEFLEET_STORE") or ".tunefleet"
 
 
 def cache_folder() -> Path:
-    return Path(os.environ.get("TUNEFLEET_CACHE", "~/.cache/tunefleet")).expanduser()
+    return Path(os.environ.get("TUNEFLEET_CACHE") or "~/.cache/tunefleet").expanduser().absolute()
 
 
 def scratch_folder(store: "Store") -> Path:

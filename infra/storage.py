@@ -14,11 +14,13 @@ Nothing is believed by name alone: `lookup` hashes every file against the manife
 altered counts as never made.
 """
 
+import fcntl
 import json
+import logging
 import os
+import secrets
 import shutil
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,14 +31,16 @@ from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from infra.errors import IntegrityError, RequestError, StaleWriterError
-from infra.hashing import SHORT, digest_file, digest_stream, digest_tree
+from infra.hashing import SHORT, digest_file, digest_json, digest_stream, digest_tree
 from infra.settings import cache_folder
 
 MANIFEST = "manifest.json"
 CLAIM_SECONDS = 60.0  # a claim that was not renewed for so long may be taken over
+
+log = logging.getLogger(__name__)
 
 
 class ArtifactRef(BaseModel):
@@ -71,8 +75,10 @@ class Store:
             self.fs, self._path = fsspec.core.url_to_fs(root, **options)
         except (ValueError, ImportError) as error:
             raise RequestError(f"store {root!r}: {error}. Allowed: a folder, or s3://bucket/prefix.") from error
-        self.root = root.rstrip("/")
         self.is_local = isinstance(self.fs, LocalFileSystem)
+        if not self._path.strip("/") or (self.is_local and Path(self._path).is_file()):
+            raise RequestError(f"store {root!r} is no folder or bucket. Allowed: a folder, or s3://bucket/prefix.")
+        self.root = self._path if self.is_local else root.rstrip("/")
 
     # --- small JSON files
 
@@ -99,17 +105,19 @@ class Store:
     def _create(self, path: str, data: bytes) -> bool:
         """Write `path` only if it does not exist yet; False if it does. Atomic on local disks and on S3."""
         target = f"{self._path}/{path}"
+        beside = _written_beside(Path(target), data) if self.is_local else None
         try:
-            if not self.is_local:
-                self.fs.pipe_file(target, data, mode="create")
-                return True
-            beside = _written_beside(Path(target), data)
-            try:
+            if beside:
                 os.link(beside, target)
-            finally:
+            else:
+                self.fs.pipe_file(target, data, mode="create")
+        except OSError as error:
+            if isinstance(error, FileExistsError) or _lost_the_race(error):
+                return False
+            raise
+        finally:
+            if beside:
                 beside.unlink()
-        except FileExistsError:
-            return False
         return True
 
     # --- artifacts
@@ -118,6 +126,8 @@ class Store:
         manifest = self.read_json(f"{self._relative(ref.uri)}/{MANIFEST}")
         if manifest is None:
             raise IntegrityError(f"{ref.uri} has no manifest: it was never completed, or was deleted.")
+        if not isinstance(manifest, dict) or manifest.get("manifest_sha256") != _digest_manifest(manifest):
+            raise IntegrityError(f"{ref.uri}: the manifest was altered.")
         return manifest
 
     def verify(self, ref: ArtifactRef) -> None:
@@ -145,29 +155,39 @@ class Store:
         cache = cache_folder() / relative
         copy = Store(str(cache_folder()))
         local = ref.model_copy(update={"uri": str(cache)})
-        try:
-            copy.verify(local)
-        except IntegrityError:
-            cache.parent.mkdir(parents=True, exist_ok=True)
-            beside = Path(tempfile.mkdtemp(dir=cache.parent, prefix=".partial-"))
-            for file in [*(entry["path"] for entry in self.manifest(ref)["files"]), MANIFEST]:
-                (beside / file).parent.mkdir(parents=True, exist_ok=True)
-                self.fs.get_file(f"{self._path}/{relative}/{file}", str(beside / file))
-            shutil.rmtree(cache, ignore_errors=True)
-            beside.replace(cache)
-            copy.verify(local)
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with (cache.parent / f".{cache.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # one download per machine; whoever waited finds it done
+            try:
+                copy.verify(local)
+            except IntegrityError:
+                beside = cache.with_name(f".partial-{cache.name}")
+                shutil.rmtree(beside, ignore_errors=True)
+                self._download(ref, beside)
+                shutil.rmtree(cache, ignore_errors=True)
+                beside.replace(cache)
+                copy.verify(local)
         return cache
+
+    def _download(self, ref: ArtifactRef, folder: Path) -> None:
+        source = f"{self._path}/{self._relative(ref.uri)}"
+        for file in [*(entry["path"] for entry in self.manifest(ref)["files"]), MANIFEST]:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self.fs.get_file(f"{source}/{file}", str(folder / file))
+            except FileNotFoundError as error:
+                raise IntegrityError(f"{ref.uri}: {file} is missing.") from error
 
     def lookup(self, stage: str, key: str) -> ArtifactRef | None:
         """The verified artifact that `key` led to, or None: never made, gone, or altered."""
         entry = self.read_json(f"index/{stage}/{key}.json")
         if entry is None:
             return None
-        uri = f"{self.root}/{entry['path']}"
-        ref = ArtifactRef(kind=entry["kind"], name=entry["name"], uri=uri, digest=entry["digest"])
         try:
+            uri = f"{self.root}/{entry['path']}"
+            ref = ArtifactRef(kind=entry["kind"], name=entry["name"], uri=uri, digest=entry["digest"])
             self.verify(ref)
-        except IntegrityError:
+        except (KeyError, TypeError, ValidationError, IntegrityError):  # the first three: the entry was altered
             return None
         return ref
 
@@ -202,6 +222,8 @@ class Store:
         StaleWriterError if another writer has taken the key over: then nothing becomes visible.
         """
         files = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
+        if MANIFEST in files:
+            raise ValueError(f"{folder} holds a {MANIFEST}, the name of the store's own file")
         digests = {path: digest_file(file) for path, file in files.items()}
         digest = digest_tree(digests)
         relative = f"{kind}/{name}-{digest[:SHORT]}"
@@ -224,6 +246,7 @@ class Store:
                 "fencing_token": claim.token,
                 **manifest,
             }
+            content["manifest_sha256"] = _digest_manifest(content)
             self.write_json(f"{relative}/{MANIFEST}", content)
         self._check_holder(claim)
         entry = {"kind": kind, "name": name, "path": relative, "digest": digest}
@@ -262,17 +285,17 @@ class Store:
             if holder is not None and not _is_over(holder):
                 return None
         claim = Claim(stage, key, (tokens or [0])[-1] + 1, run_id)
-        return claim if self._create(_claim_path(stage, key, claim.token), _holder(claim)) else None
+        first = _holder(claim, time.time() + CLAIM_SECONDS)
+        return claim if self._create(_claim_path(stage, key, claim.token), first) else None
 
     @contextmanager
     def _renewed(self, claim: Claim) -> Iterator[None]:
         """Keep `claim` alive in the background, and give it up at the end."""
         stop = threading.Event()
-        path = _claim_path(claim.stage, claim.key, claim.token)
 
         def renew() -> None:
             while not stop.wait(CLAIM_SECONDS / 4):
-                self._write(path, _holder(claim))
+                self._hold(claim, until=time.time() + CLAIM_SECONDS)
 
         thread = threading.Thread(target=renew, daemon=True, name=f"renew-{claim.stage}")
         thread.start()
@@ -281,7 +304,14 @@ class Store:
         finally:
             stop.set()
             thread.join()
-            self._write(path, _holder(claim, seconds=0))
+            self._hold(claim, until=0)
+
+    def _hold(self, claim: Claim, *, until: float) -> None:
+        """Say how long `claim` holds. A failure is only logged: the next turn, or the claim's end, puts it right."""
+        try:
+            self._write(_claim_path(claim.stage, claim.key, claim.token), _holder(claim, until))
+        except Exception as error:  # noqa: BLE001 - whatever the store's client raises; the work itself goes on
+            log.warning("%s %s: the claim could not be renewed: %s", claim.stage, claim.key[:SHORT], error)
 
     def _check_holder(self, claim: Claim) -> None:
         if self._tokens(claim.stage, claim.key)[-1:] != [claim.token]:
@@ -295,8 +325,7 @@ def _claim_path(stage: str, key: str, token: int) -> str:
     return f"claims/{stage}/{key}/{token}.json"
 
 
-def _holder(claim: Claim, seconds: float = CLAIM_SECONDS) -> bytes:
-    until = time.time() + seconds if seconds else 0
+def _holder(claim: Claim, until: float) -> bytes:
     facts = {"run_id": claim.run_id, "host": socket.gethostname(), "pid": os.getpid(), "until": until}
     return json.dumps(facts).encode()
 
@@ -316,12 +345,27 @@ def _is_over(holder: Mapping[str, Any]) -> bool:
     return False
 
 
+def _digest_manifest(manifest: Mapping[str, Any]) -> str:
+    """Over all of a manifest but this digest, as it reads back from JSON."""
+    rest = {key: value for key, value in manifest.items() if key != "manifest_sha256"}
+    return digest_json(json.loads(json.dumps(rest)))
+
+
+def _lost_the_race(error: OSError) -> bool:
+    """Whether S3 refused a conditional put: the key is there (412), or somebody is writing it just now (409).
+
+    s3fs makes FileExistsError of it only if the server names the condition, as AWS does and others do not.
+    """
+    response = getattr(error.__cause__, "response", None) or {}
+    return response.get("Error", {}).get("Code") in ("PreconditionFailed", "ConditionalRequestConflict")
+
+
 def _written_beside(target: Path, data: bytes) -> Path:
-    """`data` on disk under a temporary name in the target's folder."""
+    """`data` on disk under a temporary name in the target's folder; readable as the umask says."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".writing-")
-    with os.fdopen(handle, "wb") as stream:
+    beside = target.with_name(f".writing-{secrets.token_hex(8)}")
+    with beside.open("xb") as stream:
         stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())
-    return Path(name)
+    return beside

@@ -19,6 +19,17 @@ class StageResult(BaseModel):
     cached: bool
 
 
+class Lineage(BaseModel):
+    """What a release came from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    trained: StageResult
+    base: StageResult
+    data: StageResult
+    verdict: dict[str, Any]  # the content of verdict.json
+
+
 @dataclass
 class AdapterOutcome:
     """What became of one adapter of a fleet; the flow fills it in as it goes."""

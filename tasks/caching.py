@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.errors import StaleWriterError
-from infra.hashing import digest_json
+from infra.hashing import SHORT, digest_json
 from infra.settings import scratch_folder
 from infra.storage import ArtifactRef, Claim, Store
 from tasks.artifacts import StageResult
@@ -52,7 +52,7 @@ def run_stage_once(
     key = stage_key(stage, version=version, spec=spec, upstream=upstream)
 
     def build(claim: Claim) -> ArtifactRef:
-        work = scratch_folder(store) / run_id / f"{stage}-{name}-{claim.token}"
+        work = scratch_folder(store) / run_id / f"{stage}-{name}-{key[:SHORT]}-{claim.token}"
         shutil.rmtree(work, ignore_errors=True)
         output = work / "output"
         output.mkdir(parents=True)

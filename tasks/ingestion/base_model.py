@@ -12,6 +12,7 @@ import importlib.util
 import json
 import re
 import shutil
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import fsspec
 
 from infra.errors import RequestError, TransientError
 from infra.hashing import digest_file, digest_tree
+from infra.storage import MANIFEST
 
 PACKAGE = re.compile(r"^package://(?P<module>\w+)/(?P<file>[\w.-]+\.gguf)$")
 WANTED = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "LICENSE*")  # tokenizers, config, weights
@@ -29,8 +31,8 @@ def identify(model: str, revision: str | None) -> dict[str, str]:
     if model.startswith("package://"):
         return {"model": model, "sha256": digest_file(packaged_file(model))}
     if model.startswith("s3://"):
-        fs, path = fsspec.core.url_to_fs(model)
-        tags = {name: str(fs.checksum(name)) for name in fs.find(path)}
+        fs, names = _wanted_objects(model)
+        tags = {name: str(fs.checksum(name)) for name in names}
         if not tags:
             raise RequestError(f"base.model {model!r}: nothing is stored there.")
         return {"model": model, "digest": digest_tree(tags)}
@@ -70,10 +72,9 @@ def import_base(model: str, revision: str | None, output: Path) -> dict[str, Any
     if model.startswith("package://"):
         _convert_gguf(packaged_file(model), output)
     elif model.startswith("s3://"):
-        fs, path = fsspec.core.url_to_fs(model)
-        for name in fs.find(path):
-            if any(Path(name).match(pattern) for pattern in WANTED):
-                fs.get_file(name, str(output / Path(name).name))
+        fs, names = _wanted_objects(model)
+        for name in names:
+            fs.get_file(name, str(output / Path(name).name))
     elif Path(model).is_absolute():
         for path in _wanted_files(Path(model)):
             shutil.copyfile(path, output / path.name)
@@ -82,8 +83,19 @@ def import_base(model: str, revision: str | None, output: Path) -> dict[str, Any
     return _inspect(model, output)
 
 
+def _is_wanted(name: str) -> bool:
+    # An artifact of a store can be a base model too; its manifest is the store's, not the model's.
+    return name != MANIFEST and any(fnmatchcase(name, pattern) for pattern in WANTED)
+
+
 def _wanted_files(folder: Path) -> list[Path]:
-    return sorted(path for pattern in WANTED for path in folder.glob(pattern) if path.is_file())
+    return sorted(path for path in folder.iterdir() if path.is_file() and _is_wanted(path.name))
+
+
+def _wanted_objects(uri: str) -> tuple[Any, list[str]]:
+    """The filesystem of `uri`, and the paths of the files directly under it, as for a folder."""
+    fs, path = fsspec.core.url_to_fs(uri, use_listings_cache=False)
+    return fs, [name for name in fs.find(path, maxdepth=1) if _is_wanted(Path(name).name)]
 
 
 def _convert_gguf(path: Path, output: Path) -> None:
@@ -96,7 +108,7 @@ def _convert_gguf(path: Path, output: Path) -> None:
     config = loaded.config
     del config.quantization_config  # the weights are plain now; save_pretrained would refuse them as quantised
     config.dtype = torch.bfloat16
-    model = type(loaded)(config).to(torch.bfloat16)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.load_state_dict(loaded.state_dict())
     model.tie_weights()
     model.save_pretrained(output)
@@ -114,7 +126,7 @@ def _hub_commit(model: str, revision: str | None) -> str:
         commit = HfApi().model_info(model, revision=revision, timeout=20).sha
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise RequestError(
-            f"base.model {model!r} (revision {revision!r}): {str(error).splitlines()[0]} It is not a folder here either; "
+            f"base.model {model!r} (revision {revision!r}): {str(error).splitlines()[0]} It is not a folder either; "
             "give a Hub id, a folder, s3://... or package://MODULE/FILE.gguf. A gated model needs HF_TOKEN."
         ) from error
     except (HfHubHTTPError, OSError) as error:
@@ -128,7 +140,7 @@ def _download(model: str, revision: str | None, output: Path) -> None:
     from huggingface_hub import snapshot_download
 
     try:
-        snapshot_download(model, revision=revision, local_dir=output, allow_patterns=list(WANTED))
+        snapshot_download(model, revision=revision, local_dir=output, allow_patterns=list(WANTED), ignore_patterns=MANIFEST)
     except OSError as error:
         raise TransientError(f"base.model {model!r}: the download broke off: {error}") from error
     shutil.rmtree(output / ".cache", ignore_errors=True)

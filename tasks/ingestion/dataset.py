@@ -9,11 +9,12 @@ report.json; a row of a .jsonl is {"id", "prompt": [messages], "completion": [me
 import json
 import math
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, meta
+from jinja2 import StrictUndefined, Template, TemplateError, TemplateRuntimeError, TemplateSyntaxError, meta
 from jinja2.sandbox import SandboxedEnvironment
 
 from infra.errors import Fault, RequestError
@@ -23,6 +24,10 @@ from tasks.recipe.schema import Data
 
 Chat = dict[str, Any]
 REPORTED = 100  # dropped rows that a report lists one by one
+HEAD = 100  # rows in which a column has to turn up
+
+# What an expression can raise over a value of the wrong type; jinja2 does not wrap these.
+RENDER_ERRORS = (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 def build_dataset(data: Data, output: Path, *, needs_held_out: bool) -> dict[str, Any]:
@@ -32,16 +37,16 @@ def build_dataset(data: Data, output: Path, *, needs_held_out: bool) -> dict[str
     that a template reads is not there, or nothing is left to train on or to score.
     """
     templates = _compile(data)
+    needed = _columns_needed(data)
+    rows = read_rows(data)
+    head = list(islice(rows, HEAD))
+    _check_columns(data, needed, head)
     chats: list[Chat] = []
     bad: list[Fault] = []
-    columns_checked = False
     read = 0
-    for row in read_rows(data):
+    for row in chain(head, rows):
         read += 1
-        if not columns_checked and row.fault is None:
-            _check_columns(data, row)
-            columns_checked = True
-        chat = _fill(templates, row)
+        chat = _fill(templates, needed, row)
         if isinstance(chat, Fault):
             bad.append(chat)
         else:
@@ -76,7 +81,8 @@ def build_dataset(data: Data, output: Path, *, needs_held_out: bool) -> dict[str
         "duplicates": len(chats) - len(distinct),
         "malformed": len(bad),
     }
-    dropped = [{"where": fault.where, "why": fault.message} for fault in bad[:REPORTED]]
+    # The file's name without its folder: the same rows are the same data set on every machine.
+    dropped = [{"where": Path(fault.where or "").name, "why": fault.message} for fault in bad[:REPORTED]]
     (output / "report.json").write_text(json.dumps({**report, "dropped": dropped}, indent=1, ensure_ascii=False))
     return report
 
@@ -108,7 +114,14 @@ def _source_name(data: Data) -> str:
 
 
 def _environment() -> SandboxedEnvironment:
-    return SandboxedEnvironment(undefined=StrictUndefined, finalize=lambda value: "" if value is None else value)
+    return SandboxedEnvironment(undefined=StrictUndefined, finalize=_printed)
+
+
+def _printed(value: Any) -> Any:
+    """What a template prints: nothing for null; TemplateRuntimeError for what would come out as Python's notation."""
+    if isinstance(value, bytes | dict | list | tuple | set):
+        raise TemplateRuntimeError(f"prints a {type(value).__name__}, not text; name a part of it, or use | tojson")
+    return "" if value is None else value
 
 
 def _texts(data: Data) -> dict[str, str]:
@@ -130,32 +143,41 @@ def _compile(data: Data) -> dict[str, Template]:
     return templates
 
 
-def _check_columns(data: Data, row: Row) -> None:
-    """RequestError for every column that a template reads and the rows do not have."""
+def _columns_needed(data: Data) -> dict[str, set[str]]:
+    """{role: the columns that its template reads}"""
+    return {role: meta.find_undeclared_variables(_environment().parse(text)) for role, text in _texts(data).items()}
+
+
+def _check_columns(data: Data, needed: dict[str, set[str]], rows: Sequence[Row]) -> None:
+    """RequestError for every column that a template reads and none of `rows` has."""
+    good = [row.values for row in rows if row.fault is None]
+    there = dict.fromkeys(str(column) for values in good for column in values)
     faults = [
         Fault(
-            f"column {column!r} is not in {_source_name(data)}; its columns are {', '.join(map(str, row.values))}",
+            f"column {column!r} is not in {_source_name(data)}; its columns are {', '.join(there)}",
             f"messages.{role}",
         )
-        for role, text in _texts(data).items()
-        for column in sorted(meta.find_undeclared_variables(_environment().parse(text)) - set(row.values))
+        for role, columns in needed.items()
+        for column in sorted(columns - set(there))
     ]
-    if faults:
+    if good and faults:
         raise RequestError(faults)
 
 
-def _fill(templates: dict[str, Template], row: Row) -> Chat | Fault:
+def _fill(templates: dict[str, Template], needed: dict[str, set[str]], row: Row) -> Chat | Fault:
     if row.fault:
         return Fault(row.fault, row.where)
-    not_a_number = [name for name, value in row.values.items() if isinstance(value, float) and not math.isfinite(value)]
-    if not_a_number:
-        return Fault(f"column {not_a_number[0]!r} is {row.values[not_a_number[0]]}", row.where)
+    for column in sorted(set().union(*needed.values())):
+        value = row.values.get(column)
+        if isinstance(value, float) and not math.isfinite(value):
+            return Fault(f"column {column!r} is {value}", row.where)
     messages = []
     for role, template in templates.items():
         try:
             content = template.render(row.values)
-        except TemplateError as error:
-            return Fault(f"messages.{role}: {error.message}", row.where)
+            content.encode()  # JSON can spell half a character ("\\ud800"), which no file can hold
+        except RENDER_ERRORS as error:
+            return Fault(f"messages.{role}: {error}", row.where)
         if not content.strip():
             return Fault(f"messages.{role} comes out empty", row.where)
         messages.append({"role": role, "content": content})

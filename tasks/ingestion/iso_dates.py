@@ -4,6 +4,9 @@ import random
 from calendar import month_name, monthrange
 from collections.abc import Iterator
 
+from infra.errors import RequestError
+
+MOST = 500_000  # rows; there are about 864,000 different ones, and the last would take for ever to find
 FORMS = (
     "{day} {month} {year}",
     "{month} {day}, {year}",
@@ -22,6 +25,8 @@ FORMS = (
 
 def iso_dates(count: int, seed: int) -> Iterator[dict[str, str]]:
     """`count` distinct rows {"written", "iso"}, the same ones for the same seed. Days before months, as in Europe."""
+    if count > MOST:
+        raise RequestError(f"generate: iso-dates makes at most {MOST:,} rows; limit is {count:,}.")
     draw = random.Random(seed)
     seen: set[str] = set()
     while len(seen) < count:

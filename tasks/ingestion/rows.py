@@ -55,6 +55,9 @@ def _csv_rows(path: Path) -> Iterator[Row]:
     with path.open(newline="", encoding="utf-8-sig") as stream:
         reader = csv.DictReader(stream, strict=True)
         try:
+            columns = reader.fieldnames or ()
+            if twice := [column for index, column in enumerate(columns) if column in columns[:index]]:
+                raise RequestError(f"{path}:1: column {twice[0]!r} is named twice; each needs a name of its own.")
             for values in reader:
                 where = f"{path}:{reader.line_num}"
                 missing = [column for column, value in values.items() if value is None]
@@ -65,8 +68,20 @@ def _csv_rows(path: Path) -> Iterator[Row]:
                     yield Row(where, values, f"ends before column {missing[0]!r}")
                 else:
                     yield Row(where, values)
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise RequestError(f"{path}:{reader.line_num + 1}: not readable as UTF-8 CSV: {error}") from error
+        except UnicodeDecodeError as error:  # raised for a whole block of lines
+            raise RequestError(f"{path}:{_undecodable_line(path)}: not readable as UTF-8: {error.reason}") from error
+        except csv.Error as error:
+            raise RequestError(f"{path}:{reader.line_num + 1}: not readable as CSV: {error}") from error
+
+
+def _undecodable_line(path: Path) -> int | None:
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError:
+                return number
+    return None
 
 
 def _jsonl_rows(path: Path) -> Iterator[Row]:
@@ -76,8 +91,8 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
             if not line.strip():
                 continue
             try:
-                values = json.loads(line.decode("utf-8"), parse_constant=_no_constant)
-            except ValueError as error:
+                values = json.loads(line.decode("utf-8-sig"), parse_constant=_no_constant)
+            except (ValueError, RecursionError) as error:
                 yield Row(where, {}, f"not valid JSON: {error}")
                 continue
             if isinstance(values, dict):
@@ -99,7 +114,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
             rows = (values for batch in file.iter_batches() for values in batch.to_pylist())
             for index, values in enumerate(rows):
                 yield Row(f"{path}:row {index}", values)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # damaged pages are an OSError
         raise RequestError(f"{path}: not readable as Parquet: {error}") from error
 
 

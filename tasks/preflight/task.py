@@ -16,7 +16,7 @@ from tasks.runs import Run, child
 @task(name="preflight", **STAGE)
 def preflight(run: Run, recipe: Recipe, base: StageResult, data: dict[str, StageResult]) -> StageResult:
     """Counts of parameters, steps and tokens per adapter; fails with every fault of the fleet."""
-    adapters = [
+    adapters: list[dict[str, Any]] = [
         {"name": a.name, "lora": a.lora.model_dump(), "training": a.training.model_dump()}
         for a in recipe.adapters
         if a.lora and a.training

@@ -1,12 +1,11 @@
 """Publishing as Prefect tasks: the check before training, and the release after a PASS."""
 
-import json
 from typing import Any, Literal
 
 from prefect import get_run_logger, task
 
 from infra.errors import RequestError
-from tasks.artifacts import StageResult
+from tasks.artifacts import Lineage, StageResult
 from tasks.publishing.card import render_card
 from tasks.publishing.destinations import check_destinations, publish_to
 from tasks.publishing.release import Release, require_pass
@@ -30,17 +29,14 @@ def publish(
     what: Literal["adapter", "merged"],
     place: Destination,
     artifact: StageResult,
-    *,
-    trained: StageResult,
-    base: StageResult,
-    data: StageResult,
-    verdict: dict[str, Any],
+    lineage: Lineage,
 ) -> dict[str, Any]:
     """Release one artifact to one place; only with a PASS for the adapter that it is or was made from."""
+    trained, base, data, verdict = lineage.trained, lineage.base, lineage.data, lineage.verdict
     require_pass(verdict, trained.ref.digest)
     store = run.store
     trained_manifest = store.manifest(trained.ref)
-    lineage = {
+    manifest = {
         "name": adapter.name,
         "what": what,
         "digest": artifact.ref.digest,
@@ -75,7 +71,7 @@ def publish(
         digest=artifact.ref.digest,
         folder=store.fetch(artifact.ref),
         card=card,
-        manifest=json.loads(json.dumps(lineage)),
+        manifest=manifest,
     )
     published = publish_to(place, release)
     get_run_logger().info("%s: published as %s to %s", adapter.name, what, published.uri)

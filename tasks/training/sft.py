@@ -102,7 +102,8 @@ class LossCurve(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._started = time.monotonic()
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, **event: Any) -> None:
+        logs = event["logs"]
         if "loss" not in logs:
             return
         loss = float(logs["loss"])

@@ -3,7 +3,8 @@
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from uuid import UUID
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -41,7 +42,7 @@ def train(run: Run, adapter: Adapter, base: StageResult, data: StageResult, *, p
                 "device": "cpu" if device == "cpu" else "cuda:0",
                 "output": str(output),
             }
-            progress = create_progress_artifact(progress=0.0, key=f"train-{adapter.name}".replace(".", "-"))
+            progress = cast(UUID, create_progress_artifact(progress=0.0, key=artifact_key(adapter.name)))
 
             def show(event: dict[str, Any]) -> None:
                 logger.info(
@@ -61,6 +62,11 @@ def train(run: Run, adapter: Adapter, base: StageResult, data: StageResult, *, p
 
     upstream = {"base": base.ref.digest, "data": data.ref.digest}
     return run.once("train", make, version=1, kind="adapters", name=adapter.name, spec=spec, upstream=upstream)
+
+
+def artifact_key(name: str) -> str:
+    """Prefect's artifact keys take lower-case letters, digits and dashes."""
+    return "train-" + "".join(mark if mark.isalnum() else "-" for mark in name)
 
 
 def launch_command(device: str) -> list[str]:

@@ -159,24 +159,20 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from infra.gpus import device_slot
-with device_slot(int(sys.argv[1]), Path(sys.argv[2])):
+with device_slot(1, Path(sys.argv[1])):
     print("has it", flush=True)
-    time.sleep(float(sys.argv[3]))
+    time.sleep(60)
 """
 
 
-def holder(limit: int, folder: Path, seconds: float) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", HOLDER, str(limit), str(folder), str(seconds)]
-    return subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
-
-
 def test_a_killed_holder_frees_its_slot(tmp_path: Path) -> None:
-    process = holder(1, tmp_path, 60)
-    assert process.stdout and process.stdout.readline() == "has it\n"
-    assert waits(1, tmp_path)
-    process.kill()
-    process.wait()
-    assert not waits(1, tmp_path)
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout and holder.stdout.readline() == "has it\n"
+        assert waits(1, tmp_path)
+        holder.kill()
+        holder.wait()
+        assert not waits(1, tmp_path)
 
 
 COUNTER = """

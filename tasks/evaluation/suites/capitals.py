@@ -39,8 +39,8 @@ WITH_ARTICLE = frozenset(
 )
 
 
-def question(country: str) -> str:
-    return f"What is the capital of {'the ' if country in WITH_ARTICLE else ''}{country}?"
+def in_a_sentence(country: str) -> str:
+    return f"the {country}" if country in WITH_ARTICLE else country
 
 
 def words(text: str) -> list[str]:
@@ -78,8 +78,8 @@ def choice_documents() -> list[dict[str, Any]]:
         documents.append(
             {
                 "country": row["country"],
+                "name": in_a_sentence(row["country"]),
                 "region": row["region"],
-                "question": question(row["country"]),
                 "choices": choices,
                 "answer": choices.index(row["capital"]),
             }
@@ -89,7 +89,7 @@ def choice_documents() -> list[dict[str, Any]]:
 
 def open_documents() -> list[dict[str, Any]]:
     return [
-        {**row, "question": question(row["country"])}
+        {**row, "name": in_a_sentence(row["country"])}
         for row in countries()
         if not set(words(row["country"])) & set(words(row["capital"]))
     ]

@@ -15,6 +15,7 @@ PAIRS_PER_PHENOMENON = 32
 # Regular nouns: the plural is the noun and an "s".
 PEOPLE = ("actor", "baker", "doctor", "driver", "farmer", "lawyer", "pilot", "singer", "student", "teacher", "waiter")
 THINGS = ("basket", "bottle", "chair", "lamp", "map", "mirror", "picture", "table", "ticket", "window")
+MASS = ("bread", "furniture", "luggage", "milk", "rice", "sugar", "water")
 NAMES = ("Anna", "Daniel", "Laura", "Maria", "Peter", "Simon")
 ADJECTIVES = ("clever", "friendly", "old", "quiet", "tall", "tired", "young")
 QUALITIES = ("broken", "cheap", "dirty", "heavy", "old", "small")
@@ -78,7 +79,9 @@ def numbered(noun: str, plural: bool) -> str:
     return noun + "s" if plural else noun
 
 
-def agreeing(random: Random, subject: str, *, plural: bool, predicates: tuple[tuple[str, str, str], ...]) -> tuple[str, str]:
+def agreeing(
+    random: Random, subject: str, *, plural: bool, predicates: tuple[tuple[str, str, str], ...]
+) -> tuple[str, str]:
     *forms, rest = random.choice(predicates)
     return f"{subject} {forms[plural]} {rest}.", f"{subject} {forms[not plural]} {rest}."
 
@@ -110,7 +113,7 @@ def agreement_with_coordination(random: Random) -> tuple[str, str]:
 
 
 def agreement_with_one_of(random: Random) -> tuple[str, str]:
-    subject = f"One of the {random.choice(ADJECTIVES)} {random.choice(PEOPLE)}s"
+    subject = f"One of the {random.choice(ADJECTIVES)} {numbered(random.choice(PEOPLE), plural=True)}"
     return agreeing(random, subject, plural=False, predicates=STATES)
 
 
@@ -141,7 +144,7 @@ def irregular_participle(random: Random) -> tuple[str, str]:
 
 
 def negative_polarity(random: Random) -> tuple[str, str]:
-    """ "Ever" needs a negation before it."""
+    """The word "ever" needs a negation before it."""
     _, participle, thing = random.choice(IRREGULAR)
     rest = f"{random.choice(PEOPLE)} has ever {participle} {thing}."
     return f"No {rest}", f"{random.choice(('Every', 'Some', 'That', 'The', 'This'))} {rest}"
@@ -156,7 +159,7 @@ def negative_polarity_scope(random: Random) -> tuple[str, str]:
 
 
 def wh_gap(random: Random) -> tuple[str, str]:
-    """ "What" leaves a gap where the object would stand, "that" leaves none."""
+    """After "what" the place of the object stays empty, after "that" it does not."""
     verb, thing = random.choice(HANDLING)
     start = f"{random.choice(NAMES)} {random.choice(('forgot', 'knows', 'noticed', 'remembers'))}"
     clause = f"the {random.choice(PEOPLE)} {verb}"
@@ -167,8 +170,10 @@ def wh_gap(random: Random) -> tuple[str, str]:
 
 def much_and_many(random: Random) -> tuple[str, str]:
     counted = random.random() < 0.5
-    noun = random.choice(THINGS) + "s" if counted else random.choice(("bread", "furniture", "luggage", "milk", "rice", "sugar", "water"))
-    start = f"The {random.choice(PEOPLE)} {random.choice(('carried', 'ordered', 'packed'))} {random.choice(('so', 'too'))}"
+    noun = numbered(random.choice(THINGS), plural=True) if counted else random.choice(MASS)
+    start = (
+        f"The {random.choice(PEOPLE)} {random.choice(('carried', 'ordered', 'packed'))} {random.choice(('so', 'too'))}"
+    )
     right, wrong = ("many", "much") if counted else ("much", "many")
     return f"{start} {right} {noun}.", f"{start} {wrong} {noun}."
 
@@ -181,7 +186,7 @@ def transitivity(random: Random) -> tuple[str, str]:
 
 
 def existential_there(random: Random) -> tuple[str, str]:
-    """ "There is" introduces something new: it takes no universal quantifier."""
+    """What "there is" introduces takes no universal quantifier."""
     plural = random.random() < 0.5
     right = random.choice(("few", "many", "several", "two") if plural else ("a", "one", "no"))
     wrong = random.choice(("all", "both", "most") if plural else ("each", "every"))
@@ -212,18 +217,19 @@ PHENOMENA = (
 
 
 def documents() -> list[dict[str, Any]]:
-    """Every phenomenon's pairs; no sentence occurs twice, and the correct one stands first in about half of them."""
-    found = []
+    """PAIRS_PER_PHENOMENON rounds, each with one pair per phenomenon, so that the first n documents are a fair sample.
+
+    No sentence occurs twice; which of the two places holds the grammatical one is drawn.
+    """
+    randoms = {phenomenon: Random(f"{SEED}/{phenomenon.__name__}") for phenomenon in PHENOMENA}
     seen: set[str] = set()
-    for phenomenon in PHENOMENA:
-        random = Random(f"{SEED}/{phenomenon.__name__}")
-        count = 0
-        while count < PAIRS_PER_PHENOMENON:
+    found = []
+    for _ in range(PAIRS_PER_PHENOMENON):
+        for phenomenon, random in randoms.items():
             right, wrong = phenomenon(random)
-            if right in seen or wrong in seen:
-                continue
+            while right in seen or wrong in seen:
+                right, wrong = phenomenon(random)
             seen |= {right, wrong}
-            count += 1
             place = random.randrange(2)
             sentences = [wrong, right] if place else [right, wrong]
             found.append({"phenomenon": phenomenon.__name__, "sentences": sentences, "grammatical": place})

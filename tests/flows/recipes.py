@@ -1,0 +1,34 @@
+"""The tiny fleet that the flow tests run: one adapter that must pass, and one whose learning rate is too small."""
+
+from pathlib import Path
+
+import yaml
+
+QUESTIONS = [{"question": f"Question {number}?"} for number in range(28)]
+MESSAGES = {"user": "{{ question }}", "assistant": "ok"}
+
+
+def write_tiny_recipe(folder: Path, base: Path, **changes: object) -> Path:
+    """A recipe file on the tiny base; margins are wide because twelve documents decide."""
+    data = {"rows": QUESTIONS, "held_out": 12, "messages": MESSAGES}
+    target = {"gain": 0.1, "max_new_tokens": 6}
+    recipe = {
+        "name": "tiny",
+        "base": {"model": str(base)},
+        "method": "qlora",
+        "lora": {"r": 16, "lora_alpha": 32},
+        "training": {"learning_rate": 5e-3, "max_steps": 40, "lr_scheduler_type": "constant"},
+        "adapters": [
+            {"name": "learns", "data": data, "target": target},
+            {"name": "idles", "data": data, "target": target, "training": {"learning_rate": 1e-7, "max_steps": 2}},
+        ],
+        "evaluation": {
+            "batch_size": 8,
+            "general": [{"task": "capitals_choice", "limit": 24, "margin": 0.9}],
+            "probes": ["What is the capital of the United Kingdom?"],
+        },
+        "publish": {"what": ["adapter", "merged"], "to": [{"folder": str(folder / "published")}]},
+    }
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump({**recipe, **changes}))
+    return path
