@@ -5,6 +5,7 @@ stdout carries the answer, stderr the progress. Exit codes: 0 done and all gates
 """
 
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -115,9 +116,21 @@ def schema() -> int:
     return 0
 
 
+class _WithoutTraceback(logging.Filter):
+    """Drops the traceback of errors that this project raises on purpose: their message says what to do."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, TunefleetError):
+            record.exc_info, record.msg, record.args = None, f"{type(error).__name__}: {error}", ()
+        return True
+
+
 def _quiet_prefect() -> None:
-    """Defaults for a run by hand, where the environment does not say otherwise; before Prefect is imported."""
+    """Log lines for a person at a terminal: no telemetry, no tracebacks of foreseen errors."""
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    for name in ("prefect.task_runs", "prefect.flow_runs"):
+        logging.getLogger(name).addFilter(_WithoutTraceback())
 
 
 def main() -> None:

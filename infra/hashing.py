@@ -10,7 +10,7 @@ SHORT = 12  # hex digits of a digest that stand in a folder's name: 48 bits
 
 
 def digest_stream(stream: Any) -> str:
-    """SHA-256 of everything left in the binary file object `stream`, read in blocks."""
+    """SHA-256 of the binary file object `stream`, which stands at its start; read in blocks."""
     return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

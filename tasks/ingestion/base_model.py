@@ -140,7 +140,9 @@ def _download(model: str, revision: str | None, output: Path) -> None:
     from huggingface_hub import snapshot_download
 
     try:
-        snapshot_download(model, revision=revision, local_dir=output, allow_patterns=list(WANTED), ignore_patterns=MANIFEST)
+        snapshot_download(
+            model, revision=revision, local_dir=output, allow_patterns=list(WANTED), ignore_patterns=MANIFEST
+        )
     except OSError as error:
         raise TransientError(f"base.model {model!r}: the download broke off: {error}") from error
     shutil.rmtree(output / ".cache", ignore_errors=True)

@@ -120,7 +120,8 @@ def _environment() -> SandboxedEnvironment:
 def _printed(value: Any) -> Any:
     """What a template prints: nothing for null; TemplateRuntimeError for what would come out as Python's notation."""
     if isinstance(value, bytes | dict | list | tuple | set):
-        raise TemplateRuntimeError(f"prints a {type(value).__name__}, not text; name a part of it, or use | tojson")
+        kind = type(value).__name__
+        raise TemplateRuntimeError(f"prints a value of type {kind}, not text; name a part of it, or use | tojson")
     return "" if value is None else value
 
 

@@ -93,7 +93,7 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
             try:
                 values = json.loads(line.decode("utf-8-sig"), parse_constant=_no_constant)
             except (ValueError, RecursionError) as error:
-                yield Row(where, {}, f"not valid JSON: {error}")
+                yield Row(where, {}, f"not valid JSON: {getattr(error, 'msg', error)}")
                 continue
             if isinstance(values, dict):
                 yield Row(where, values)

@@ -4,7 +4,9 @@ Relative input paths (data files, task folders, a base model's folder) are taken
 the folder of a destination is taken from the current one.
 """
 
+import copy
 import difflib
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -16,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from infra.errors import Fault, RequestError
 from tasks.recipe.schema import Recipe
+from tasks.recipe.yaml_core import CoreLoader
 
 Location = tuple[str | int, ...]
 
@@ -28,8 +31,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(Fault(f"cannot be read as a recipe: {error}", str(path))) from error
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
+        node = yaml.compose(text, Loader=CoreLoader)
+        content = yaml.load(text, Loader=CoreLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -39,11 +42,12 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     lines: dict[Location, int] = {}
     faults = [Fault(f"key {key!r} is given twice; keep one", f"{path}:{line}") for key, line in _walk(node, (), lines)]
-    faults += [fault for override in overrides if (fault := _override(content, override))]
+    places = {location: f"{path}:{line}" for location, line in lines.items()}
+    faults += [fault for override in overrides if (fault := _override(content, override, places))]
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
-        raise RequestError(faults + _faults(error, str(path), lines, overrides)) from None
+        raise RequestError(faults + _faults(error, content, {(): str(path), **places})) from None
     if faults:
         raise RequestError(faults)
     return with_absolute_paths(recipe, path.parent).resolved()
@@ -90,88 +94,116 @@ def _walk(node: yaml.Node | None, location: Location, lines: dict[Location, int]
     return twice
 
 
-def _override(content: dict[str, Any], override: str) -> Fault | None:
-    """Set one key in `content`; list items are named by their index or by their `name`."""
+def _override(content: dict[str, Any], override: str, places: dict[Location, str]) -> Fault | None:
+    """Set one key in `content`, and say so in `places`; list items are named by their index or by their `name`."""
     where = f"--set {override}"
     dotted, equals, text = override.partition("=")
     if not equals or not dotted:
         return Fault("has the form --set KEY=VALUE, e.g. --set training.learning_rate=1e-4", where)
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, Loader=CoreLoader)
     except yaml.YAMLError as error:
-        return Fault(f"the value is not valid YAML: {error}", where)
-    *parents, last = dotted.split(".")
+        return Fault(f"the value is not valid YAML: {getattr(error, 'problem', error)}", where)
+    keys = dotted.split(".")
     place: Any = content
-    for key in parents:
+    location: Location = ()
+    step: str | int
+    while True:
         if isinstance(place, list):
-            index = _item(place, key)
-            if index is None:
-                return Fault(f"no item {key!r}; there is {_item_names(place)}", where)
-            place = place[index]
+            found = _item(place, keys)
+            if found is None:
+                return Fault(f"no item {keys[0]!r}; there is {_item_names(place)}", where)
+            step, keys = found
+        elif isinstance(place, dict):
+            step, keys = keys[0], keys[1:]
         else:
-            if place.get(key) is None:
-                place[key] = {}
-            place = place[key]
-        if not isinstance(place, dict | list):
-            return Fault(f"{key!r} is a value, not a group of keys", where)
-    if isinstance(place, list):
-        index = _item(place, last)
-        if index is None:
-            return Fault(f"no item {last!r}; there is {_item_names(place)}", where)
-        place[index] = value
-    else:
-        place[last] = value
+            return Fault(f"{location[-1]!r} is a value, not a group of keys", where)
+        location = (*location, step)
+        if not keys:
+            break
+        if isinstance(place, dict) and place.get(step) is None:
+            place[step] = {}
+            places[location] = f"{where}:"
+        place[step] = copy.copy(place[step])  # another key may share it, through a YAML alias
+        place = place[step]
+    place[step] = value
+    for inside in [other for other in places if other[: len(location)] == location]:
+        del places[inside]
+    places[location] = f"{where}:"
     return None
 
 
-def _item(items: list[Any], key: str) -> int | None:
-    names = [item.get("name", item.get("task")) if isinstance(item, dict) else item for item in items]
-    if key in names:
-        return names.index(key)
-    return int(key) if key.isdigit() and int(key) < len(items) else None
+def _item(items: list[Any], keys: list[str]) -> tuple[int, list[str]] | None:
+    """The index of the item that the first of `keys` name, and the other keys. A name may have dots in it."""
+    names = [_item_name(item, index) for index, item in enumerate(items)]
+    for count in range(1, len(keys) + 1):
+        if (name := ".".join(keys[:count])) in names:
+            return names.index(name), keys[count:]
+    index = int(keys[0]) if keys[0].isdecimal() else len(items)
+    return (index, keys[1:]) if index < len(items) else None
 
 
 def _item_names(items: list[Any]) -> str:
-    return ", ".join(
-        str(item.get("name", index)) if isinstance(item, dict) else str(index) for index, item in enumerate(items)
-    )
+    return ", ".join(_item_name(item, index) for index, item in enumerate(items)) or "none"
 
 
-def _faults(error: ValidationError, path: str, lines: dict[Location, int], overrides: Sequence[str]) -> list[Fault]:
-    """Pydantic's errors in words, without those that only follow from another one below the same key."""
-    problems = error.errors()
-    locations = [problem["loc"] for problem in problems]
+def _item_name(item: Any, index: int) -> str:
+    return str(item.get("name", item.get("task", index)) if isinstance(item, dict) else item)
 
-    def follows(problem: Any) -> bool:
-        depth = len(problem["loc"])
-        return problem["type"] == "too_short" and any(
-            len(other) > depth and other[:depth] == problem["loc"] for other in locations
+
+def _faults(error: ValidationError, content: dict[str, Any], places: dict[Location, str]) -> list[Fault]:
+    """Pydantic's errors in words, one a key, without those that only follow from another one below the same key."""
+    problems: dict[Location, list[Any]] = {}
+    for problem in error.errors():
+        problems.setdefault(_given(problem, content), []).append(problem)
+
+    def follows(location: Location) -> bool:
+        depth = len(location)
+        return problems[location][0]["type"] == "too_short" and any(
+            len(other) > depth and other[:depth] == location for other in problems
         )
 
-    return [_fault(problem, path, lines, overrides) for problem in problems if not follows(problem)]
+    return [_fault(location, problems[location], places) for location in problems if not follows(location)]
 
 
-def _fault(problem: Any, path: str, lines: dict[Location, int], overrides: Sequence[str]) -> Fault:
-    """One pydantic error, with the override or the line of the nearest key that it comes from."""
-    location: Location = problem["loc"]
+def _given(problem: Any, content: Any) -> Location:
+    """Where in `content` the problem is: pydantic's location without its names for the alternatives of a type."""
+    location: Location = ()
+    for step in problem["loc"]:
+        known = step in content if isinstance(content, dict) else isinstance(content, list) and isinstance(step, int)
+        if known:
+            content = content[step]
+            location = (*location, step)
+    return (*location, problem["loc"][-1]) if problem["type"] == "missing" else location
+
+
+def _fault(location: Location, problems: list[Any], places: dict[Location, str]) -> Fault:
+    """What is wrong at one place, with the override or the line of the nearest key that it comes from."""
     key = ".".join(map(str, location))
     known = location
-    while known and known not in lines:
+    while known not in places:
         known = known[:-1]
-    where = f"{path}:{lines[known]}" if known else path
-    where = next((f"--set {text}:" for text in overrides if text.partition("=")[0] == key), where)
-    got = repr(problem["input"]) if isinstance(problem["input"], str | int | float | bool) else None
-    if problem["type"] == "extra_forbidden":
+    where = f"{places[known]} {key}".rstrip()
+    first = problems[0]
+    if first["type"] == "extra_forbidden":
         allowed = _keys_at(Recipe, location[:-1])
         near = difflib.get_close_matches(str(location[-1]), allowed, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"allowed are {', '.join(sorted(allowed))}"
-        return Fault(f"unknown key {location[-1]!r}; {hint}", f"{where} {key}")
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "missing":
-        message = "is required but not given"
-    elif got:
-        message = f"got {got}: {message[0].lower()}{message[1:]}"
-    return Fault(message, f"{where} {key}".rstrip())
+        return Fault(f"unknown key {location[-1]!r}; {hint}", where)
+    if first["type"] == "missing":
+        return Fault("is required but not given", where)
+    message = " or ".join(dict.fromkeys(_in_words(problem["msg"]) for problem in problems))
+    message = message.replace(" or input should be", " or")
+    if isinstance(first["input"], str | int | float | bool):
+        return Fault(f"got {first['input']!r}: {message}", where)
+    return Fault(message, where)
+
+
+def _in_words(message: str) -> str:
+    """Pydantic's message in the words of YAML."""
+    message = message.removeprefix("Value error, ").replace("Tuple", "list").replace("tuple", "list")
+    message = re.sub(r"dictionary( or instance of \w+)?", "group of keys", message)
+    return message[0].lower() + message[1:]
 
 
 def _keys_at(model: type[BaseModel], location: Location) -> list[str]:

@@ -5,9 +5,9 @@ Keys that a library has are spelled as there: `lora` as PEFT's LoraConfig, `trai
 from the environment.
 """
 
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FieldSerializationInfo, field_serializer, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="lower-case letters, digits, . _ -")]
 Method = Literal["lora", "qlora"]
@@ -134,9 +134,22 @@ class Adapter(Frozen):
     training: Training | None = Field(None, description="keys that differ from the recipe's `training`")
     target: Target = Target()
 
+    @field_serializer("lora", "training")
+    def _what_was_given(self, part: Frozen | None, info: FieldSerializationInfo) -> dict[str, Any] | None:
+        # Defaults that are written out would override the recipe's values when they are read back.
+        return part.model_dump(mode=info.mode, exclude_unset=True) if part else None
+
+
+def _or_its_name(schema: dict[str, Any]) -> None:
+    whole = dict(schema)
+    schema.clear()
+    schema["anyOf"] = [whole, {"type": "string", "minLength": 1, "title": "Name of an lm-eval task"}]
+
 
 class GeneralTask(Frozen):
     """A check of what the base could do: any lm-eval task name, with the drop that is allowed."""
+
+    model_config = ConfigDict(json_schema_extra=_or_its_name)
 
     task: str = Field(min_length=1, description="name of an lm-eval task")
     margin: float | None = Field(
@@ -245,6 +258,6 @@ class Recipe(Frozen):
 
 
 def _over(whole: FrozenT, part: FrozenT | None) -> FrozenT:
-    """`whole` with the keys that were given in `part`."""
+    """`whole` with the keys that were given in `part`; all its keys count as given."""
     given = {key: getattr(part, key) for key in part.model_fields_set} if part else {}
-    return whole.model_copy(update=given)
+    return type(whole)(**{**dict(whole), **given})

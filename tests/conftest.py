@@ -1,0 +1,53 @@
+"""Servers that several tests need, and no sight of the user's own accounts."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from tests.publishing.hub_server import TOKEN, HubServer, hub_server
+from tests.publishing.s3_server import S3Server, s3_server
+
+
+@pytest.fixture
+def nobodys_accounts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No AWS or Hugging Face set-up but what a test makes."""
+    for name in list(os.environ):
+        if name.startswith(("AWS_", "HF_", "HUGGING_FACE_", "HUGGINGFACE_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))  # for child processes; this one has read it already
+    for name, value in (
+        ("HF_HOME", str(tmp_path / "hf")),
+        ("HF_TOKEN_PATH", str(tmp_path / "hf" / "token")),
+        ("HF_STORED_TOKENS_PATH", str(tmp_path / "hf" / "stored_tokens")),
+        ("HF_HUB_OFFLINE", False),
+    ):
+        monkeypatch.setattr(constants, name, value)
+
+
+@pytest.fixture(scope="session")
+def s3_running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_running: S3Server, nobodys_accounts: None, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """The session's S3 server, and credentials for it in the environment."""
+    for name, value in s3_running.environment().items():
+        monkeypatch.setenv(name, value)
+    return s3_running
+
+
+@pytest.fixture
+def hub(nobodys_accounts: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """An empty Hub, and a token for it in the environment."""
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with hub_server() as server:
+        yield server
