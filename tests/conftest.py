@@ -1,4 +1,4 @@
-"""Servers that several tests need, and no sight of the user's own accounts."""
+"""Servers that several tests need, no sight of the user's own accounts, and property tests without a stopwatch."""
 
 import os
 from collections.abc import Iterator
@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from hypothesis import settings
 
 from tests.publishing.hub_server import TOKEN, HubServer, hub_server
 from tests.publishing.s3_server import S3Server, s3_server
+
+settings.register_profile("unhurried", deadline=None)  # the machine may be busy with something else
+settings.load_profile("unhurried")
 
 
 @pytest.fixture

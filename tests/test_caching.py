@@ -45,7 +45,9 @@ def test_a_list_is_as_good_as_a_tuple():
 def test_another_process_has_the_same_key(seed: str):
     program = f"from tasks.caching import stage_key; print(stage_key('train', **{WORK!r}))"
     environment = {"PYTHONHASHSEED": seed, "LC_ALL": "C", "TZ": "Asia/Tokyo"}
-    child = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, env=environment, capture_output=True, text=True)
+    child = subprocess.run(
+        [sys.executable, "-c", program], cwd=PROJECT, env=environment, capture_output=True, text=True
+    )
     assert child.stdout.strip() == stage_key("train", **WORK)
 
 

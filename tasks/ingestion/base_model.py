@@ -12,6 +12,8 @@ import importlib.util
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -120,17 +122,9 @@ def _hub_commit(model: str, revision: str | None) -> str:
     if revision and re.fullmatch(r"[0-9a-f]{40}", revision):
         return revision
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
-    try:
+    with _hub_errors(model, revision):
         commit = HfApi().model_info(model, revision=revision, timeout=20).sha
-    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
-        raise RequestError(
-            f"base.model {model!r} (revision {revision!r}): {str(error).splitlines()[0]} It is not a folder either; "
-            "give a Hub id, a folder, s3://... or package://MODULE/FILE.gguf. A gated model needs HF_TOKEN."
-        ) from error
-    except (HfHubHTTPError, OSError) as error:
-        raise TransientError(f"base.model {model!r}: the Hub could not be reached: {error}") from error
     if commit is None:
         raise TransientError(f"base.model {model!r}: the Hub named no commit.")
     return commit
@@ -139,13 +133,28 @@ def _hub_commit(model: str, revision: str | None) -> str:
 def _download(model: str, revision: str | None, output: Path) -> None:
     from huggingface_hub import snapshot_download
 
-    try:
+    with _hub_errors(model, revision):
         snapshot_download(
             model, revision=revision, local_dir=output, allow_patterns=list(WANTED), ignore_patterns=MANIFEST
         )
-    except OSError as error:
-        raise TransientError(f"base.model {model!r}: the download broke off: {error}") from error
     shutil.rmtree(output / ".cache", ignore_errors=True)
+
+
+@contextmanager
+def _hub_errors(model: str, revision: str | None) -> Iterator[None]:
+    """Raise what huggingface_hub raises as errors of this project."""
+    from huggingface_hub import errors
+
+    not_there = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError)
+    try:
+        yield
+    except (*not_there, errors.HFValidationError, errors.OfflineModeIsEnabled) as error:
+        raise RequestError(
+            f"base.model {model!r} (revision {revision!r}): {str(error).splitlines()[0]} It is not a folder either; "
+            "give a Hub id, a folder, s3://... or package://MODULE/FILE.gguf. A gated model needs HF_TOKEN."
+        ) from error
+    except (errors.HTTPError, OSError) as error:  # the first is httpx's: no connection, a time-out
+        raise TransientError(f"base.model {model!r}: the Hub could not be reached: {error}") from error
 
 
 def _inspect(model: str, folder: Path) -> dict[str, Any]:

@@ -26,8 +26,7 @@ adapters:
       limit: 60
       held_out: 20           # rows that are never trained on; the target is scored on them
       messages:              # Jinja templates over the columns
-        system: Rewrite the date as YYYY-MM-DD.
-        user: "{{ written }}"
+        user: "Rewrite as YYYY-MM-DD: {{ written }}"      # a `system` message may stand before it
         assistant: "{{ iso }}"
 
 evaluation:

@@ -8,19 +8,19 @@ QUESTIONS = [{"question": f"Question {number}?"} for number in range(28)]
 MESSAGES = {"user": "{{ question }}", "assistant": "ok"}
 
 
-def write_tiny_recipe(folder: Path, base: Path, **changes: object) -> Path:
+def write_tiny_recipe(folder: Path, tiny_base: Path, /, **changes: object) -> Path:
     """A recipe file on the tiny base; margins are wide because twelve documents decide."""
     data = {"rows": QUESTIONS, "held_out": 12, "messages": MESSAGES}
     target = {"gain": 0.1, "max_new_tokens": 6}
     recipe = {
         "name": "tiny",
-        "base": {"model": str(base)},
+        "base": {"model": str(tiny_base)},
         "method": "qlora",
         "lora": {"r": 16, "lora_alpha": 32},
         "training": {"learning_rate": 5e-3, "max_steps": 40, "lr_scheduler_type": "constant"},
         "adapters": [
             {"name": "learns", "data": data, "target": target},
-            {"name": "idles", "data": data, "target": target, "training": {"learning_rate": 1e-7, "max_steps": 2}},
+            {"name": "idles", "data": data, "target": target, "training": {"learning_rate": 1e-4, "max_steps": 2}},
         ],
         "evaluation": {
             "batch_size": 8,

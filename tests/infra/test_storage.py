@@ -152,7 +152,7 @@ def test_an_output_cannot_hold_the_name_of_the_manifest(store: Store, make: Make
     ),
     data=st.data(),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_any_files_come_back_and_any_other_byte_is_noticed(files: dict[str, bytes], data: st.DataObject):
     with tempfile.TemporaryDirectory() as folder:
         store = Store(f"{folder}/store")
@@ -187,7 +187,11 @@ DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes | None], str | None]] = {
     "manifest that is no manifest": (MANIFEST, lambda data: b"[]", "manifest was altered"),
     "index deleted": (INDEX, lambda data: None, None),
     "index cut short": (INDEX, lambda data: data[:20], None),
-    "index of another digest": (INDEX, lambda data: json.dumps({**json.loads(data), "digest": "0" * 64}).encode(), None),
+    "index of another digest": (
+        INDEX,
+        lambda data: json.dumps({**json.loads(data), "digest": "0" * 64}).encode(),
+        None,
+    ),
     "index without a path": (INDEX, lambda data: b'{"kind": "adapters"}', None),
     "index that is no index": (INDEX, lambda data: b"7", None),
     "index with a number for a digest": (
@@ -266,7 +270,11 @@ store.once("train", "0123456789abcdef", make, run_id="killed")
 """
 
 
-@pytest.mark.parametrize("dies_at", ["making", "second file", "manifest", "index"])
+@pytest.mark.parametrize(
+    ("root", "dies_at"),
+    [("folder", "making"), ("folder", "second file"), ("folder", "manifest"), ("folder", "index"), ("s3", "manifest")],
+    indirect=["root"],
+)
 def test_a_killed_writer_leaves_nothing_to_believe_and_nobody_waits_for_it(
     root: str, store: Store, make: Maker, tmp_path: Path, dies_at: str
 ):
@@ -428,7 +436,11 @@ def wake(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline()
 
 
-@pytest.mark.parametrize("wakes", ["while the other works", "after the other"])
+@pytest.mark.parametrize(
+    ("root", "wakes"),
+    [("folder", "while the other works"), ("folder", "after the other"), ("s3", "while the other works")],
+    indirect=["root"],
+)
 def test_a_paused_writer_is_taken_over_and_cannot_complete(
     store: Store, make: Maker, paused: subprocess.Popen[str], wakes: str
 ):
@@ -450,6 +462,7 @@ def test_a_paused_writer_is_taken_over_and_cannot_complete(
     assert manifests == [path_of(store, ref, MANIFEST)]
 
 
+@pytest.mark.parametrize("root", ["folder"], indirect=True)
 def test_a_writer_that_only_looks_late_is_not_stale(store: Store, paused: subprocess.Popen[str]):
     time.sleep(1.1)  # expired, but nobody took over
     assert wake(paused) == "completed\n"
