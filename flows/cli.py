@@ -7,6 +7,7 @@ stdout carries the answer, stderr the progress. Exit codes: 0 done and all gates
 import json
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -127,7 +128,11 @@ class _WithoutTraceback(logging.Filter):
 
 
 def _quiet_prefect() -> None:
-    """Log lines for a person at a terminal: no telemetry, no tracebacks of foreseen errors."""
+    """For a run by hand: no telemetry, no tracebacks of foreseen errors, and an end by SIGTERM that cleans up.
+
+    Prefect hands SIGTERM on to whoever handled it before; left to the default, its temporary server would live on.
+    """
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     for name in ("prefect.task_runs", "prefect.flow_runs"):
         logging.getLogger(name).addFilter(_WithoutTraceback())

@@ -6,7 +6,6 @@ lm-eval's own request cache stays off: its key leaves the model out.
 """
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lm_eval import simple_evaluate
+from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from peft import PeftModel
 from transformers import AutoTokenizer
@@ -44,7 +43,6 @@ class Bench:
 
         StageError if the adapter leaves the logits as they are: then the base would be scored under its name.
         """
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         if adapter is None:
             yield self._as_lm(self._base)
             return
@@ -58,7 +56,10 @@ class Bench:
             self._base = adapted.unload()
 
     def _as_lm(self, model: Any) -> HFLM:
-        return HFLM(pretrained=model, tokenizer=self.tokenizer, batch_size=self._batch_size)
+        # Log-probabilities in float32: a softmax in bfloat16 rounds a document's sum to the nearest half.
+        return HFLM(
+            pretrained=model, tokenizer=self.tokenizer, batch_size=self._batch_size, softmax_dtype="float32"
+        )
 
     @torch.inference_mode()
     def _probe_logits(self, model: Any) -> torch.Tensor:
@@ -69,21 +70,17 @@ class Bench:
 
 def score_cell(lm: HFLM, cell: dict[str, Any], output: Path) -> dict[str, Any]:
     """Score one task and leave records.parquet and results.json in `output`; return the task's figures."""
-    task, template = _task_of(cell, lm.tokenizer)
+    loaded, template = _load(cell, lm.tokenizer)
     started = time.monotonic()
-    results = simple_evaluate(
-        model=lm,
-        tasks=[task],
-        num_fewshot=cell.get("num_fewshot"),
+    # lm-eval's `evaluate`, not `simple_evaluate`: that one also asks git and pip about the machine, a second each time.
+    results = evaluate(
+        lm=lm,
+        task_dict=loaded,
         limit=cell.get("limit") if cell["kind"] == "general" else None,
         apply_chat_template=template,
+        fewshot_as_multiturn=template,
         bootstrap_iters=0,
         log_samples=True,
-        task_manager=task_manager(cell.get("include_path")),
-        random_seed=SEED,
-        numpy_random_seed=SEED,
-        torch_random_seed=SEED,
-        fewshot_random_seed=SEED,
     )
     if results is None:
         raise StageError(f"lm-eval gave no results for {cell['name']}.")
@@ -105,20 +102,28 @@ def score_cell(lm: HFLM, cell: dict[str, Any], output: Path) -> dict[str, Any]:
     }
 
 
-def _task_of(cell: dict[str, Any], tokenizer: Any) -> tuple[Any, bool]:
-    """What to hand to lm-eval, and whether it is to apply the chat template."""
+def _load(cell: dict[str, Any], tokenizer: Any) -> tuple[Any, bool]:
+    """The cell's task or group as lm-eval loads it, ready to evaluate; and whether to apply the chat template."""
     if cell["kind"] == "general":
-        tasks = task_manager(cell.get("include_path")).load([cell["name"]])["tasks"].values()
-        template = cell.get("apply_chat_template")
-        if template is None:
-            template = all(task.config.output_type == "generate_until" for task in tasks)
-        return cell["name"], template
-    if cell["kind"] == "target":
-        documents = target_documents(tokenizer, Path(cell["data"]), cell["split"], cell["limit"])
+        spec: Any = cell["name"]
+        template = cell["apply_chat_template"]
     else:
-        documents = probe_documents(tokenizer, cell["questions"])
-    end = tokenizer.eos_token
-    return generation_task(cell["name"], documents, end=end, max_new_tokens=cell["max_new_tokens"]), False
+        if cell["kind"] == "target":
+            documents = target_documents(tokenizer, Path(cell["data"]), cell["split"], cell["limit"])
+        else:
+            documents = probe_documents(tokenizer, cell["questions"])
+        end, longest = tokenizer.eos_token, cell["max_new_tokens"]
+        spec, template = generation_task(cell["name"], documents, end=end, max_new_tokens=longest), False
+    manager = task_manager(spec if isinstance(spec, str) else None, cell.get("include_path"))
+    loaded = manager.load([spec])
+    tasks = loaded["tasks"].values()
+    if template is None:
+        template = all(task.config.output_type == "generate_until" for task in tasks)
+    for task in tasks:
+        if cell.get("num_fewshot") is not None or task.config.num_fewshot is None:
+            task.set_config(key="num_fewshot", value=cell.get("num_fewshot") or 0)
+        task.set_fewshot_seed(seed=SEED)
+    return loaded, template
 
 
 def run(job: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ The base's cells hold nothing of any adapter but the documents, so the base is s
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from platform import python_version_tuple
 from typing import Any
 
 from infra.errors import StageError
@@ -59,7 +60,7 @@ def cells_of(
     evaluation = recipe.evaluation
     versions = library_versions()
     common = {
-        "engine": {name: versions[name] for name in LIBRARIES},
+        "engine": {name: versions[name] for name in LIBRARIES} | {"python": python_version_tuple()[:2]},
         "batch_size": evaluation.batch_size,
         "quantization": quantization,
         "device": device,

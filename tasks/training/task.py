@@ -82,4 +82,9 @@ def device_environment(device: str, per_device: int) -> dict[str, str]:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         return {"CUDA_VISIBLE_DEVICES": visible.split(",")[int(number)] if visible else number}
     threads = max((os.cpu_count() or 1) // per_device, 1)
-    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)), "ACCELERATE_USE_CPU": "true"}
+    # Waiting threads sleep: two processes whose threads spin for each other take many times as long on shared cores.
+    return {
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "ACCELERATE_USE_CPU": "true",
+    }
