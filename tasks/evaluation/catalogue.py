@@ -33,7 +33,8 @@ def unknown_tasks(names: list[str], include_path: str | None) -> list[Fault]:
     if include_path and not Path(include_path).is_dir():
         return [Fault(f"{include_path} is not a folder", "evaluation.include_path")]
     faults = []
-    for name in names:
+    shipped = {path.stem for path in SUITES.glob("*.yaml")}
+    for name in sorted(set(names) - shipped, key=names.index):
         known = task_manager(name, include_path).all_tasks
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3)

@@ -57,9 +57,7 @@ class Bench:
 
     def _as_lm(self, model: Any) -> HFLM:
         # Log-probabilities in float32: a softmax in bfloat16 rounds a document's sum to the nearest half.
-        return HFLM(
-            pretrained=model, tokenizer=self.tokenizer, batch_size=self._batch_size, softmax_dtype="float32"
-        )
+        return HFLM(pretrained=model, tokenizer=self.tokenizer, batch_size=self._batch_size, softmax_dtype="float32")
 
     @torch.inference_mode()
     def _probe_logits(self, model: Any) -> torch.Tensor:

@@ -40,7 +40,7 @@ Record = dict[str, Any]
 
 
 def records_of(results: Any, kind: str, encode: Callable[[str], list[int]]) -> tuple[list[Record], str, bool]:
-    """(records, metric, higher is better) of what `simple_evaluate` returned for one task or group.
+    """(records, metric, higher is better) of what lm-eval returned for one task or group.
 
     The metric is the first one that the task itself lists; perplexity tasks are kept as the mean negative
     log-likelihood per token (nats) of each document, which is what is compared.

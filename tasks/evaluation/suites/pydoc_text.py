@@ -11,7 +11,7 @@ from itertools import zip_longest
 from typing import Any
 
 DOCUMENTS = 112
-SHORTEST, LONGEST = 450, 700  # characters
+SHORTEST, LONGEST = 250, 450  # characters
 PROSE = 0.8  # least fraction of a paragraph's characters that are letters or white space
 
 
