@@ -80,6 +80,17 @@ class Store:
             raise RequestError(f"store {root!r} is no folder or bucket. Allowed: a folder, or s3://bucket/prefix.")
         self.root = self._path if self.is_local else root.rstrip("/")
 
+    def check_writable(self) -> None:
+        """RequestError if nothing can be written under the root: no permission, no credentials, no such bucket."""
+        try:
+            self.write_json(".write-probe", {})
+            self.fs.rm_file(f"{self._path}/.write-probe")
+        except Exception as error:
+            raise RequestError(
+                f"store {self.root!r} cannot be written: {type(error).__name__}: {error}. Give a folder that is yours, "
+                "or s3://bucket/prefix with credentials in the environment (AWS_ENDPOINT_URL for other S3 servers)."
+            ) from error
+
     # --- small JSON files
 
     def read_json(self, path: str) -> Any | None:

@@ -32,9 +32,11 @@ class Run:
 
 
 def new_run(store: str) -> Run:
-    """A run id that sorts by time (UTC) and is unique."""
+    """A run id that sorts by time (UTC) and is unique; RequestError if the store cannot be written."""
+    opened = Store(store)
+    opened.check_writable()
     now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    return Run(run_id=f"{now}-{secrets.token_hex(2)}", store_uri=Store(store).root)
+    return Run(run_id=f"{now}-{secrets.token_hex(2)}", store_uri=opened.root)
 
 
 def child(

@@ -36,6 +36,7 @@ class Bench:
         self._base = load_base(base, quantization, device).eval()
         self._model: Any = self._base
         self._batch_size = batch_size
+        self._probe_logits(self._base)  # bitsandbytes repacks 4-bit weights at their first use on some CPUs
 
     @contextmanager
     def answering_as(self, adapter: Path | None) -> Iterator[HFLM]:

@@ -149,7 +149,8 @@ def _snippet(what: str, base_model: str, base_revision: str | None, source: str)
         ]
     base = [f"base_model = {_quoted(base_model)}"]
     if not _is_hub_id(base_model):  # transformers cannot fetch it by that name
-        base = [f"# the base model is {' '.join(base_model.split())}", 'base_model = "path/to/the/base/model"']
+        shown = "".join(mark if mark.isprintable() else " " for mark in base_model)
+        base = [f"# the base model is {' '.join(shown.split())}", 'base_model = "path/to/the/base/model"']
     revision = f", revision={_quoted(base_revision)}" if base_revision and _is_hub_id(base_model) else ""
     return [
         "from peft import PeftModel",

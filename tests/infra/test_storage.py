@@ -27,7 +27,7 @@ from infra.hashing import digest_tree
 from infra.settings import PROJECT
 from infra.storage import MANIFEST, ArtifactRef, Claim, Store
 from tests.publishing import files_under
-from tests.publishing.s3_server import BUCKET
+from tests.publishing.s3_server import BUCKET, S3Server
 
 STAGE, KEY = "train", "0123456789abcdef"
 INDEX = f"index/{STAGE}/{KEY}.json"
@@ -608,3 +608,18 @@ def test_json_has_no_nan(tmp_path: Path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         Store(str(tmp_path)).write_json("a.json", {"loss": float("nan")})
     assert not (tmp_path / "a.json").exists()
+
+
+def test_a_store_that_cannot_be_written_is_a_wrong_request(tmp_path: Path) -> None:
+    Store(str(tmp_path / "fine")).check_writable()
+    assert list((tmp_path / "fine").iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RequestError, match="cannot be written"):
+        Store("/proc/nowhere").check_writable()
+
+
+def test_a_store_without_the_right_to_write_is_a_wrong_request(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3.reader_access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3.reader_secret_key)
+    with pytest.raises(RequestError, match="cannot be written: PermissionError"):
+        Store(f"s3://{BUCKET}/elsewhere").check_writable()
