@@ -10,12 +10,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from peft import PeftModel
+from torch import nn
 from transformers import AutoTokenizer
 
 from infra import stage_process
@@ -36,7 +38,8 @@ class Bench:
         self._base = load_base(base, quantization, device).eval()
         self._model: Any = self._base
         self._batch_size = batch_size
-        self._probe_logits(self._base)  # bitsandbytes repacks 4-bit weights at their first use on some CPUs
+        _keep_packed(self._base)
+        self._probe_logits(self._base)  # packs the weights, so that every side is answered from the same ones
 
     @contextmanager
     def answering_as(self, adapter: Path | None) -> Iterator[HFLM]:
@@ -65,6 +68,17 @@ class Bench:
         """Logits (1, tokens, vocabulary) of a short fixed text."""
         ids = self.tokenizer("The quick brown fox jumps over the lazy dog.", return_tensors="pt").input_ids
         return model(ids.to(self._base.device)).logits.float()
+
+
+def _keep_packed(model: Any) -> None:
+    """Keep bitsandbytes from unpacking 4-bit weights whenever somebody asks for a state_dict, as PEFT does.
+
+    On CPUs with AVX512-bf16, the first forward repacks the weights; Linear4bit's state_dict undoes that and quantises
+    the scales anew, which changes them (seen in 0.50.2). So loading an adapter would change the base under it.
+    """
+    for module in model.modules():
+        if type(module).__name__ == "Linear4bit":
+            module._save_to_state_dict = MethodType(nn.Linear._save_to_state_dict, module)
 
 
 def score_cell(lm: HFLM, cell: dict[str, Any], output: Path) -> dict[str, Any]:

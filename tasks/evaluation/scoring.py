@@ -18,7 +18,7 @@ from tasks.evaluation.catalogue import folder_digest
 from tasks.recipe.schema import Adapter, Recipe
 from tasks.runs import Run
 
-VERSION = 1
+VERSION = 2
 PROBES = "probes"
 PROBE_TOKENS = 32  # longest answer to a probe
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "lm_eval")
