@@ -20,6 +20,7 @@ import pytest
 from fsspec import AbstractFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from s3fs import S3FileSystem
 
 from infra import storage
 from infra.errors import IntegrityError, RequestError, StaleWriterError
@@ -619,7 +620,12 @@ def test_a_store_that_cannot_be_written_is_a_wrong_request(tmp_path: Path) -> No
 
 
 def test_a_store_without_the_right_to_write_is_a_wrong_request(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint_url)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3.reader_access_key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3.reader_secret_key)
-    with pytest.raises(RequestError, match="cannot be written: PermissionError"):
-        Store(f"s3://{BUCKET}/elsewhere").check_writable()
+    S3FileSystem.clear_instance_cache()  # it would go on with the credentials it had
+    try:
+        with pytest.raises(RequestError, match="cannot be written: PermissionError"):
+            Store(f"s3://{BUCKET}/elsewhere").check_writable()
+    finally:
+        S3FileSystem.clear_instance_cache()
