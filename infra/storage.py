@@ -12,6 +12,8 @@ A claim is a file created exclusively; taking over an expired one means creating
 is a fencing token: a writer that was paused and declared dead finds a higher one and cannot complete anything.
 Nothing is believed by name alone: `lookup` hashes every file against the manifest, and a result that is gone or
 altered counts as never made.
+
+It is one long file because artifacts and claims rest on the same two writes: replace as a whole, create exclusively.
 """
 
 import fcntl
