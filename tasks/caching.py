@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import metadata
@@ -32,49 +33,56 @@ def stage_key(stage: str, *, version: int, spec: Any, upstream: Mapping[str, str
     return digest_json({"stage": stage, "version": version, "spec": spec, "upstream": dict(upstream)})
 
 
+@dataclass(frozen=True)
+class Work:
+    """A piece of work before it is done: what makes its key, and what its artifact will be called."""
+
+    stage: str
+    version: int
+    kind: str  # of artifact
+    name: str
+    spec: Any
+    upstream: Mapping[str, str]
+
+    @property
+    def key(self) -> str:
+        return stage_key(self.stage, version=self.version, spec=self.spec, upstream=self.upstream)
+
+
 def run_stage_once(
-    store: Store,
-    stage: str,
-    make: Callable[[Path, Path], dict[str, Any]],
-    *,
-    version: int,
-    kind: str,
-    name: str,
-    spec: Any,
-    upstream: Mapping[str, str],
-    run_id: str,
+    store: Store, work: Work, make: Callable[[Path, Path], dict[str, Any]], *, run_id: str
 ) -> StageResult:
-    """The result of `stage` for this spec and these inputs, from the store or by calling `make`.
+    """The result of a piece of work, from the store or by calling `make`.
 
     `make(work, output)` leaves the artifact's files in the folder `output` and returns its facts (JSON). `work` is
     a folder for everything else; it is removed on success and stays for a look after a failure.
     """
-    key = stage_key(stage, version=version, spec=spec, upstream=upstream)
+    key = work.key
 
     def build(claim: Claim) -> ArtifactRef:
-        work = scratch_folder(store) / run_id / f"{stage}-{name}-{key[:SHORT]}-{claim.token}"
-        shutil.rmtree(work, ignore_errors=True)
-        output = work / "output"
+        folder = scratch_folder(store) / run_id / f"{work.stage}-{work.name}-{key[:SHORT]}-{claim.token}"
+        shutil.rmtree(folder, ignore_errors=True)
+        output = folder / "output"
         output.mkdir(parents=True)
         started = time.monotonic()
-        facts = make(work, output)
+        facts = make(folder, output)
         manifest = {
             "facts": facts,
-            "spec": spec,
-            "upstream": dict(upstream),
+            "spec": work.spec,
+            "upstream": dict(work.upstream),
             "versions": library_versions(),
             "git_commit": git_commit(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - started, 3),
         }
-        ref = store.complete(output, claim=claim, kind=kind, name=name, manifest=manifest)
-        shutil.rmtree(work)
+        ref = store.complete(output, claim=claim, kind=work.kind, name=work.name, manifest=manifest)
+        shutil.rmtree(folder)
         return ref
 
     try:
-        ref, cached = store.once(stage, key, build, run_id=run_id)
+        ref, cached = store.once(work.stage, key, build, run_id=run_id)
     except StaleWriterError:  # the writer that took over has the result, or is making it
-        ref, cached = store.once(stage, key, build, run_id=run_id)
+        ref, cached = store.once(work.stage, key, build, run_id=run_id)
     return StageResult(ref=ref, facts=store.manifest(ref)["facts"], cached=cached)
 
 

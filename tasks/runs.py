@@ -10,7 +10,7 @@ from typing import Any
 from infra.launch import run_stage
 from infra.storage import Store
 from tasks.artifacts import StageResult
-from tasks.caching import run_stage_once
+from tasks.caching import Work, run_stage_once
 
 Listener = Callable[[str], None]
 ProgressListener = Callable[[dict[str, Any]], None]
@@ -27,8 +27,8 @@ class Run:
     def store(self) -> Store:
         return Store(self.store_uri)
 
-    def once(self, stage: str, make: Callable[[Path, Path], dict[str, Any]], **named: Any) -> StageResult:
-        return run_stage_once(self.store, stage, make, run_id=self.run_id, **named)
+    def once(self, work: Work, make: Callable[[Path, Path], dict[str, Any]]) -> StageResult:
+        return run_stage_once(self.store, work, make, run_id=self.run_id)
 
 
 def new_run(store: str) -> Run:

@@ -17,7 +17,7 @@ from infra.hashing import digest_json
 from infra.settings import PROJECT, scratch_folder
 from infra.storage import Store
 from tasks.artifacts import StageResult
-from tasks.caching import LIBRARIES, git_commit, library_versions, run_stage_once, stage_key
+from tasks.caching import LIBRARIES, Work, git_commit, library_versions, run_stage_once, stage_key
 from tests.publishing import files_under
 
 WORK: dict[str, Any] = {
@@ -104,8 +104,8 @@ def stage() -> Stage:
 
 
 def run(store: Store, make: Any, run_id: str = "run-1", **changes: Any) -> StageResult:
-    asked = {**WORK, "kind": "adapters", "name": "capitals", **changes}
-    return run_stage_once(store, "train", make, run_id=run_id, **asked)
+    work = Work(**{"stage": "train", **WORK, "kind": "adapters", "name": "capitals", **changes})
+    return run_stage_once(store, work, make, run_id=run_id)
 
 
 def test_the_second_time_it_is_there(store: Store, stage: Stage):

@@ -13,7 +13,7 @@ from typing import Any
 
 from infra.errors import StageError
 from tasks.artifacts import StageResult
-from tasks.caching import library_versions, stage_key
+from tasks.caching import Work, library_versions
 from tasks.evaluation.catalogue import folder_digest
 from tasks.recipe.schema import Adapter, Recipe
 from tasks.runs import Run
@@ -37,8 +37,12 @@ class Cell:
     job: dict[str, Any]
 
     @property
+    def work(self) -> Work:
+        return Work("score", VERSION, "scores", f"{self.side}-{self.name}", self.spec, self.upstream)
+
+    @property
     def key(self) -> str:
-        return stage_key("score", version=VERSION, spec=self.spec, upstream=self.upstream)
+        return self.work.key
 
 
 def target_name(adapter: str, split: str) -> str:
@@ -129,14 +133,7 @@ def score(
         if cell.side in failed:
             continue
         try:
-            result = run.once(
-                *("score", make_for(cell)),
-                version=VERSION,
-                kind="scores",
-                name=f"{cell.side}-{cell.name}",
-                spec=cell.spec,
-                upstream=cell.upstream,
-            )
+            result = run.once(cell.work, make_for(cell))
         except StageError as error:
             if cell.side == BASE or not answer:  # without the base, or with no process at all, nothing can be judged
                 raise

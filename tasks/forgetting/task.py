@@ -8,6 +8,7 @@ from typing import Any
 from prefect import get_run_logger, task
 
 from tasks.artifacts import StageResult
+from tasks.caching import Work
 from tasks.evaluation.records import scores_by_document
 from tasks.evaluation.scoring import BASE, Scores, target_name
 from tasks.forgetting.verdict import TaskVerdict, compare, judge
@@ -66,7 +67,7 @@ def judge_adapter(
 
     spec = {"questions": questions, "alpha": recipe.gate.alpha}
     upstream = {"adapter": trained.ref.digest, **used}
-    result = run.once("judge", make, version=1, kind="verdicts", name=adapter.name, spec=spec, upstream=upstream)
+    result = run.once(Work("judge", 1, "verdicts", adapter.name, spec, upstream), make)
     content = json.loads((store.fetch(result.ref) / "verdict.json").read_text())
     get_run_logger().info("%s: %s. %s", adapter.name, content["verdict"], " ".join(content["reasons"]))
     return result, content

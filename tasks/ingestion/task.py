@@ -7,6 +7,7 @@ from prefect import get_run_logger, task
 
 from infra.hashing import digest_file
 from tasks.artifacts import StageResult
+from tasks.caching import Work
 from tasks.ingestion.base_model import identify
 from tasks.ingestion.dataset import build_dataset
 from tasks.recipe.schema import Adapter, Base
@@ -14,18 +15,22 @@ from tasks.retrying import STAGE
 from tasks.runs import Run, child
 
 
+def ingest_work(adapter: Adapter) -> Work:
+    """What ingesting an adapter's rows depends on: the recipe's words, and the file's content."""
+    data = adapter.data
+    spec = {**data.model_dump(mode="json", exclude={"path"}), "needs_held_out": "held_out" in adapter.target.splits}
+    upstream = {"file": digest_file(Path(data.path))} if data.path and Path(data.path).is_file() else {}
+    return Work("ingest", 2, "datasets", adapter.name, spec, upstream)
+
+
 @task(name="ingest", task_run_name="ingest {adapter.name}", **STAGE)
 def ingest(run: Run, adapter: Adapter) -> StageResult:
-    """The adapter's rows as chats, split and free of duplicates."""
-    data = adapter.data
-    needs_held_out = "held_out" in adapter.target.splits
-    spec = {**data.model_dump(exclude={"path"}), "needs_held_out": needs_held_out}
-    upstream = {"file": digest_file(Path(data.path))} if data.path and Path(data.path).is_file() else {}
+    """The adapter's rows, split and free of duplicates."""
 
     def make(work: Path, output: Path) -> dict[str, Any]:
-        return build_dataset(data, output, needs_held_out=needs_held_out)
+        return build_dataset(adapter.data, output, needs_held_out="held_out" in adapter.target.splits)
 
-    result = run.once("ingest", make, version=1, kind="datasets", name=adapter.name, spec=spec, upstream=upstream)
+    result = run.once(ingest_work(adapter), make)
     facts = result.facts
     get_run_logger().info(
         "%s: %d rows to train on, %d held out; dropped %d duplicates, %d malformed",
@@ -34,17 +39,23 @@ def ingest(run: Run, adapter: Adapter) -> StageResult:
     return result
 
 
+def base_work(base: Base) -> Work:
+    """What importing a base depends on: the content that its name stands for now."""
+    name = Path(base.model).stem.lower().replace(" ", "-")
+    return Work("import-base", 1, "bases", name, identify(base.model, base.revision), {})
+
+
 @task(name="import-base", task_run_name="import base {base.model}", **STAGE)
 def import_base(run: Run, base: Base) -> StageResult:
     """The base model as safetensors in the store."""
     logger = get_run_logger()
-    identity = identify(base.model, base.revision)
+    importing = base_work(base)
+    revision = importing.spec.get("commit")
 
     def make(work: Path, output: Path) -> dict[str, Any]:
         logger.info("bringing %s into the store (once)", base.model)
-        job = {"model": base.model, "revision": identity.get("commit"), "output": str(output)}
+        job = {"model": base.model, "revision": revision, "output": str(output)}
         facts = child("tasks.ingestion", job, work, on_line=logger.debug)
-        return {**facts, "model": base.model, "revision": identity.get("commit")}
+        return {**facts, "model": base.model, "revision": revision}
 
-    name = Path(base.model).stem.lower().replace(" ", "-")
-    return run.once("import-base", make, version=1, kind="bases", name=name, spec=identity, upstream={})
+    return run.once(importing, make)

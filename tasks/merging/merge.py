@@ -71,8 +71,8 @@ def merge(base: Path, adapter: Path, data: Path, output: Path) -> dict[str, Any]
 def _texts(tokenizer: Any, data: Path) -> list[torch.Tensor]:
     """Token ids (1, tokens) of the first held-out rows, or of training rows where none are held out."""
     rows = read_jsonl(data / "held_out.jsonl") or read_jsonl(data / "train.jsonl")
-    rendered = (render(tokenizer, row["prompt"], row["completion"]) for row in rows[:PROMPTS])
-    return [torch.tensor([row.prompt_ids + row.answer_ids]) for row in rendered]
+    rendered = (render(tokenizer, row) for row in rows[:PROMPTS])
+    return [torch.tensor([row.input_ids]) for row in rendered]
 
 
 @torch.inference_mode()

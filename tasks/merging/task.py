@@ -6,6 +6,7 @@ from typing import Any
 from prefect import get_run_logger, task
 
 from tasks.artifacts import StageResult
+from tasks.caching import Work
 from tasks.retrying import STAGE
 from tasks.runs import Run, child
 
@@ -22,7 +23,7 @@ def merge(run: Run, name: str, *, base: StageResult, data: StageResult, trained:
         return child("tasks.merging", {**job, "output": str(output)}, work, on_line=logger.debug)
 
     upstream = {"base": base.ref.digest, "adapter": trained.ref.digest}
-    result = run.once("merge", make, version=1, kind="merged", name=name, spec={"method": "linear"}, upstream=upstream)
+    result = run.once(Work("merge", 1, "merged", name, {"method": "linear"}, upstream), make)
     logger.info(
         "%s: merged; mean KL to base + adapter %.2g nats, same first choice on %.1f %% of tokens",
         *(name, result.facts["mean_kl_nats"], 100 * result.facts["top1_agreement"]),

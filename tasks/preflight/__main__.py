@@ -48,8 +48,8 @@ def _measure_rows(tokenizer: Any, data: Path, training: dict[str, Any]) -> dict[
     """Tokens of the training rows, and the optimizer steps they make; RequestError for rows over max_length."""
     lengths = []
     for row in read_jsonl(data / "train.jsonl"):
-        rendered = render(tokenizer, row["prompt"], row["completion"])
-        lengths.append(len(rendered.prompt_ids) + len(rendered.answer_ids))
+        rendered = render(tokenizer, row)
+        lengths.append(len(rendered.input_ids))
     longest = max(lengths)
     if longest > training["max_length"]:
         over = sum(length > training["max_length"] for length in lengths)

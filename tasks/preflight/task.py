@@ -6,7 +6,7 @@ from typing import Any
 from prefect import get_run_logger, task
 
 from tasks.artifacts import StageResult
-from tasks.caching import library_versions
+from tasks.caching import Work, library_versions
 from tasks.evaluation.catalogue import folder_digest
 from tasks.recipe.schema import Recipe
 from tasks.retrying import STAGE
@@ -38,4 +38,4 @@ def preflight(run: Run, recipe: Recipe, base: StageResult, data: dict[str, Stage
         (output / "adapters.txt").write_text("\n".join(sorted(facts)) + "\n")
         return facts
 
-    return run.once("preflight", make, version=1, kind="preflights", name=recipe.name, spec=spec, upstream=upstream)
+    return run.once(Work("preflight", 1, "preflights", recipe.name, spec, upstream), make)

@@ -7,10 +7,11 @@ from the environment.
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, FieldSerializationInfo, field_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FieldSerializationInfo, JsonValue, field_serializer, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="lower-case letters, digits, . _ -")]
-Method = Literal["lora", "qlora"]
+Method = Literal["prompt", "lora", "qlora", "full"]
+Format = Literal["alpaca", "chat", "sharegpt", "prompt-completion", "text", "preference"]
 Artifact = Literal["adapter", "merged"]
 
 GENERAL_OFFLINE = ("capitals_choice", "capitals_open", "minimal_pairs", "pydoc_perplexity")
@@ -32,6 +33,9 @@ class Base(Frozen):
         description="a Hub id, a local folder, s3://bucket/prefix, or package://MODULE/FILE.gguf of a Python package",
     )
     revision: str | None = Field(None, description="Hub revision (branch, tag or commit); Hub models only")
+    chat_template: str | None = Field(
+        None, description="file with a Jinja chat template, relative to the recipe; the tokenizer's own if left out"
+    )
 
 
 class Messages(Frozen):
@@ -43,18 +47,34 @@ class Messages(Frozen):
 
 
 class Data(Frozen):
-    """Where the rows of an adapter come from: exactly one of path, hub, rows, generate."""
+    """Where the rows of an adapter come from: exactly one of path, hub, rows, generate.
+
+    What a row becomes is said by templates (`messages` for a chat; `prompt` and `completion`, or `text`, for plain
+    text) or, without any, by its columns: Alpaca, chat messages, ShareGPT, prompt-completion, text, preference pairs.
+    """
 
     path: str | None = Field(None, description="a .csv, .jsonl or .parquet file; relative to the recipe")
     hub: str | None = Field(None, description="id of a data set on the Hugging Face Hub")
     hub_config: str | None = Field(None, description="configuration name of the Hub data set")
     hub_split: str = Field("train", description="split of the Hub data set to read")
-    rows: tuple[dict[str, str | int | float | bool | None], ...] | None = Field(None, description="rows given inline")
+    hub_revision: str | None = Field(None, description="revision of the Hub data set (branch, tag or commit)")
+    rows: tuple[dict[str, JsonValue], ...] | None = Field(None, description="rows given inline")
     generate: Literal["iso-dates"] | None = Field(None, description="rows that Tunefleet generates from `seed`")
     limit: int | None = Field(None, ge=1, description="rows to read from the start (rows to make, with `generate`)")
-    messages: Messages
+    format: Format | None = Field(
+        None, description="what the columns are, for rows without templates; recognised by their names if left out"
+    )
+    messages: Messages | None = Field(None, description="templates that make one chat of a row")
+    prompt: str | None = Field(None, description="template of plain text that is continued, without a chat template")
+    completion: str | None = Field(None, description="template of the plain text that continues it and is trained on")
+    text: str | None = Field(None, description="template of plain text that is trained on as a whole")
     held_out: float = Field(
         0.2, ge=0, description="rows kept from training to score on: below 1 a fraction of rows, else a number of rows"
+    )
+    validation: float = Field(
+        0.0,
+        ge=0,
+        description="rows kept from training for the validation loss: below 1 a fraction of all rows, else a number",
     )
     seed: int = Field(0, ge=0, description="seed of the split, and of generated rows")
     max_bad_rows: int = Field(
@@ -68,9 +88,22 @@ class Data(Frozen):
             raise ValueError(f"got {' and '.join(given) or 'no source'}; give exactly one of path, hub, rows, generate")
         if self.generate and self.limit is None:
             raise ValueError("`generate` needs `limit`: the number of rows to make")
-        if self.held_out > 1 and self.held_out != int(self.held_out):
-            raise ValueError(f"held_out is {self.held_out}; give a fraction below 1 or a whole number of rows")
+        for key in ("held_out", "validation"):
+            if (count := getattr(self, key)) > 1 and count != int(count):
+                raise ValueError(f"{key} is {count}; give a fraction below 1 or a whole number of rows")
         return self
+
+    @model_validator(mode="after")
+    def _one_shape(self) -> "Data":
+        if (self.prompt is None) != (self.completion is None):
+            raise ValueError("`prompt` and `completion` belong together; give both templates or neither")
+        given = [key for key in ("messages", "prompt", "text", "format") if getattr(self, key) is not None]
+        if len(given) > 1:
+            raise ValueError(f"got {' and '.join(given)}; give one of messages, prompt with completion, text, format")
+        return self
+
+
+NiterPissa = Annotated[str, Field(pattern=r"^pissa_niter_[1-9][0-9]*$")]
 
 
 class Lora(Frozen):
@@ -79,39 +112,121 @@ class Lora(Frozen):
     r: int = Field(8, ge=1, le=4096, description="rank; higher learns more and costs more memory")
     lora_alpha: float = Field(16, gt=0, description="scale: the update is multiplied by lora_alpha / r")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's input, fraction 0 to 1")
-    target_modules: Literal["all-linear"] | tuple[str, ...] = Field(
-        "all-linear", description="module names to adapt, or 'all-linear' for every linear layer but the head"
+    target_modules: Literal["all-linear"] | tuple[str, ...] | None = Field(
+        "all-linear",
+        description="module names to adapt, 'all-linear' for every linear layer but the head, or null for PEFT's choice "
+        "for the architecture (q_proj and v_proj in Llama, c_attn in GPT-2)",
     )
+    exclude_modules: tuple[str, ...] | None = Field(None, description="module names to leave out of target_modules")
+    layers_to_transform: tuple[int, ...] | None = Field(None, description="numbers of the layers to adapt; all if null")
+    rank_pattern: dict[str, int] = Field({}, description="ranks of modules that differ from r, by name or pattern")
+    alpha_pattern: dict[str, float] = Field({}, description="scales of modules that differ from lora_alpha")
     use_rslora: bool = Field(False, description="scale by lora_alpha / sqrt(r) instead (arXiv 2312.03732)")
+    use_dora: bool = Field(False, description="learn magnitude and direction apart (arXiv 2402.09353); slower")
+    init_lora_weights: bool | Literal["gaussian", "orthogonal", "olora", "pissa", "loftq"] | NiterPissa = Field(
+        True,
+        description="how A and B start: true (B is zero), gaussian, orthogonal, olora (arXiv 2406.01775), pissa or "
+        "pissa_niter_N (principal components, arXiv 2404.02948), loftq (makes good the 4-bit error, arXiv 2310.08659)",
+    )
     fan_in_fan_out: bool = Field(
         False, description="true for layers that store their weight transposed (GPT-2's Conv1D)"
     )
 
 
 class Training(Frozen):
-    """TRL's SFTConfig, in its own key names. The loss is on the completion only."""
+    """TRL's SFTConfig (DPOConfig for preference pairs), in its own key names. The loss is on the completion only."""
 
     learning_rate: float = Field(2e-4, gt=0, description="peak learning rate")
     num_train_epochs: float = Field(1, gt=0, description="passes over the training rows")
     max_steps: int | None = Field(None, ge=1, description="optimizer steps; overrides num_train_epochs")
     per_device_train_batch_size: int = Field(8, ge=1, description="rows per forward pass on one device")
+    min_per_device_train_batch_size: int = Field(
+        1, ge=1, description="rows per forward pass below which running out of memory is an error, not a reason to halve"
+    )
     gradient_accumulation_steps: int = Field(1, ge=1, description="forward passes per optimizer step")
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
     warmup_steps: float = Field(0, ge=0, description="steps in which the rate rises; below 1 a fraction of all steps")
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
     max_grad_norm: float = Field(1.0, gt=0, description="gradient norm to clip to")
     max_length: int = Field(1024, ge=8, description="tokens per row; a longer row is an error, never cut in silence")
-    gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, about a third slower")
+    group_by_length: bool = Field(False, description="batches of rows of similar length: less padding, less shuffled")
+    gradient_checkpointing: bool | Literal["auto"] = Field(
+        "auto", description="recompute activations: less memory, about a third slower; auto: only if memory calls for it"
+    )
+    beta: float = Field(0.1, gt=0, description="strength of DPO's pull towards the base; preference pairs only")
+    eval_steps: float | None = Field(
+        None, gt=0, description="steps between validation losses; below 1 a fraction of all; null: after every epoch"
+    )
+    early_stopping_patience: int | None = Field(
+        None, ge=1, description="validation losses without a new best after which training ends"
+    )
+    load_best_model_at_end: bool = Field(False, description="keep the weights with the best validation loss")
+    save_steps: float = Field(
+        0.1, gt=0, description="steps between checkpoints to resume from; below 1 a fraction of all steps"
+    )
     logging_steps: int = Field(5, ge=1, description="optimizer steps between progress lines")
+    report_to: tuple[Literal["trackio", "mlflow", "wandb", "tensorboard"], ...] = Field(
+        (), description="trackers to log to as well; each package must be installed, and configured in the environment"
+    )
     seed: int = Field(0, ge=0, description="seed of the adapter's initialisation, the row order and dropout")
+
+    @model_validator(mode="after")
+    def _floor_is_below(self) -> "Training":
+        floor, batch = self.min_per_device_train_batch_size, self.per_device_train_batch_size
+        if floor > batch:
+            raise ValueError(f"min_per_device_train_batch_size is {floor}, above per_device_train_batch_size, {batch}")
+        return self
+
+
+class Accelerate(Frozen):
+    """How many processes train one adapter together, and how they share it."""
+
+    num_processes: int = Field(1, ge=1, description="processes, each on a device of its own (on a CPU: on some cores)")
+    config: Literal["ddp", "fsdp", "deepspeed"] = Field(
+        "ddp", description="ddp: a copy each; fsdp, deepspeed: weights spread over the devices; see infra/accelerate"
+    )
+
+
+class Range(Frozen):
+    """Numbers to search between."""
+
+    low: float = Field(description="smallest value")
+    high: float = Field(description="largest value")
+    log: bool = Field(False, description="search the logarithm, as for learning rates")
+
+    @model_validator(mode="after")
+    def _low_is_below(self) -> "Range":
+        if not self.low < self.high:
+            raise ValueError(f"low is {self.low:g}, which is not below high, {self.high:g}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low is {self.low:g}; a logarithmic range starts above 0")
+        return self
+
+
+class Sweep(Frozen):
+    """One adapter per setting: all combinations (grid), or as many as Optuna's TPE sampler proposes (tpe)."""
+
+    sampler: Literal["grid", "tpe"] = "grid"
+    over: dict[str, tuple[JsonValue, ...] | Range] = Field(
+        min_length=1, description="the adapter's keys, dotted, each with the values to try, e.g. training.learning_rate"
+    )
+    n_trials: int = Field(10, ge=1, description="trainings that tpe may start; the worse ones are pruned")
+    keep: int = Field(1, ge=1, description="trials of tpe that go on to evaluation: those with the best validation loss")
+    seed: int = Field(0, ge=0, description="seed of tpe's proposals")
 
 
 class Target(Frozen):
-    """What the adapter must have learned: exact match of the greedy answer on its own rows."""
+    """What the adapter must have learned, on its own rows.
+
+    Exact match of the greedy answer; for preference pairs, how often the chosen answer is the likelier one; for plain
+    text, the loss per token.
+    """
 
     splits: tuple[Literal["held_out", "train"], ...] = Field(("held_out",), min_length=1, description="splits to score")
     decides: Literal["held_out", "train"] = Field("held_out", description="the split that the gate looks at")
-    gain: float = Field(0.0, ge=0, lt=1, description="wanted gain over the base, fraction of documents, 0 to 1")
+    gain: float = Field(
+        0.0, ge=0, lt=1, description="wanted gain over the base: fraction of documents, 0 to 1; of perplexity, for text"
+    )
     max_new_tokens: int = Field(32, ge=1, description="longest answer, tokens")
     limit: int | None = Field(None, ge=1, description="rows to score per split, from the start")
 
@@ -125,16 +240,23 @@ class Target(Frozen):
 
 
 class Adapter(Frozen):
-    """One adapter of the fleet. `lora` and `training` override the recipe's key by key."""
+    """One member of the fleet. `lora`, `training` and `accelerate` override the recipe's key by key."""
 
     name: Name
-    method: Method | None = Field(None, description="lora or qlora (4-bit NF4 base); the recipe's if left out")
+    method: Method | None = Field(
+        None,
+        description="prompt (nothing is trained), lora, qlora (4-bit NF4 base) or full (all weights); the recipe's if "
+        "left out",
+    )
+    num_fewshot: int = Field(0, ge=0, description="method prompt: training rows shown as examples before the question")
     data: Data
     lora: Lora | None = Field(None, description="keys that differ from the recipe's `lora`")
     training: Training | None = Field(None, description="keys that differ from the recipe's `training`")
+    accelerate: Accelerate | None = Field(None, description="keys that differ from the recipe's `accelerate`")
+    sweep: Sweep | None = Field(None, description="settings to try: each becomes an adapter of its own")
     target: Target = Target()
 
-    @field_serializer("lora", "training")
+    @field_serializer("lora", "training", "accelerate")
     def _what_was_given(self, part: Frozen | None, info: FieldSerializationInfo) -> dict[str, Any] | None:
         # Defaults that are written out would override the recipe's values when they are read back.
         return part.model_dump(mode=info.mode, exclude_unset=True) if part else None
@@ -222,9 +344,14 @@ class Recipe(Frozen):
 
     name: Name
     base: Base = Base()
-    method: Method = Field("qlora", description="lora: 16-bit base; qlora: 4-bit NF4 base with double quantisation")
+    method: Method = Field(
+        "qlora",
+        description="prompt: nothing is trained; lora: 16-bit base; qlora: 4-bit NF4 base with double quantisation; "
+        "full: all weights",
+    )
     lora: Lora = Lora()
     training: Training = Training()
+    accelerate: Accelerate = Accelerate()
     adapters: tuple[Adapter, ...] = Field(min_length=1)
     evaluation: Evaluation = Evaluation()
     gate: Gate = Gate()
@@ -243,7 +370,7 @@ class Recipe(Frozen):
         return self
 
     def resolved(self) -> "Recipe":
-        """The same recipe with every adapter's method, lora and training spelled out."""
+        """The same recipe with every adapter's method, lora, training and accelerate spelled out."""
 
         def spelled_out(adapter: Adapter) -> Adapter:
             return adapter.model_copy(
@@ -251,6 +378,7 @@ class Recipe(Frozen):
                     "method": adapter.method or self.method,
                     "lora": _over(self.lora, adapter.lora),
                     "training": _over(self.training, adapter.training),
+                    "accelerate": _over(self.accelerate, adapter.accelerate),
                 }
             )
 

@@ -42,7 +42,7 @@ def train_adapter(
     """
     set_seed(training["seed"])
     tokenizer = AutoTokenizer.from_pretrained(base)
-    rows = [render(tokenizer, row["prompt"], row["completion"]).features() for row in read_jsonl(data / "train.jsonl")]
+    rows = [render(tokenizer, row).features() for row in read_jsonl(data / "train.jsonl")]
     model = add_adapter(load_base(base, quantization, device), lora)
     model.config.use_cache = False
     curve = LossCurve()
