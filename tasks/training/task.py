@@ -1,7 +1,11 @@
-"""Training as a Prefect task: one adapter on one device slot, in its own process under accelerate."""
+"""Training as a Prefect task: one adapter on its device slots, in processes of its own.
 
-import os
-import sys
+A job keeps its checkpoints under its stage key, so that the next run of the same work goes on where this one was
+stopped. A job that runs out of memory starts again with half the rows per forward pass and twice the accumulation.
+"""
+
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
@@ -9,83 +13,136 @@ from uuid import UUID
 from prefect import get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
-from infra.gpus import device_slot
+from infra.errors import OutOfMemoryError
+from infra.gpus import CPU, device_slots
+from infra.settings import scratch_folder
 from tasks.artifacts import StageResult
+from tasks.caching import Work
 from tasks.recipe.schema import Adapter
 from tasks.retrying import STAGE
 from tasks.runs import Run, child
+from tasks.training.launching import device_environment, launch_command, launch_environment
 
-QUANTIZATION = {"lora": "none", "qlora": "nf4"}
+__all__ = ["QUANTIZATION", "device_environment", "train", "train_work"]
+QUANTIZATION = {"prompt": "none", "lora": "none", "qlora": "nf4", "full": "none"}
+# How often somebody looks, saves or reports, and how memory is saved, does not change the weights.
+NOT_IN_THE_KEY = {
+    *("logging_steps", "save_steps", "report_to"),
+    *("gradient_checkpointing", "min_per_device_train_batch_size"),
+}
+
+
+def train_work(adapter: Adapter, *, base: str, data: str) -> Work:
+    """What training an adapter depends on: its settings, and the digests of base and data."""
+    assert adapter.lora and adapter.training and adapter.accelerate, "the recipe was not resolved"
+    spec: dict[str, Any] = {
+        "method": adapter.method,
+        "lora": None if adapter.method == "full" else adapter.lora.model_dump(mode="json"),
+        "training": adapter.training.model_dump(mode="json", exclude=NOT_IN_THE_KEY),
+        "accelerate": adapter.accelerate.model_dump(mode="json"),
+    }
+    kind = "models" if adapter.method == "full" else "adapters"
+    return Work("train", 2, kind, adapter.name, spec, {"base": base, "data": data})
 
 
 @task(name="train", task_run_name="train {adapter.name}", tags=["training"], **STAGE)
-def train(run: Run, adapter: Adapter, base: StageResult, data: StageResult, *, per_device: int) -> StageResult:
-    """The adapter as a PEFT checkpoint; trains at most `per_device` adapters at once on each device."""
-    assert adapter.lora and adapter.training and adapter.method, "the recipe was not resolved"
-    logger = get_run_logger()
-    spec = {
+def train(
+    run: Run,
+    adapter: Adapter,
+    base: StageResult,
+    data: StageResult,
+    *,
+    per_device: int,
+    on_validation: Callable[[int, float], None] | None = None,
+) -> StageResult:
+    """The trained adapter, or model; trains at most `per_device` adapters at once on each device.
+
+    `on_validation(step, loss)` hears every validation loss; what it raises ends the training.
+    """
+    assert adapter.training and adapter.lora and adapter.accelerate, "the recipe was not resolved"
+    logger, store, asked = get_run_logger(), run.store, adapter.accelerate
+    work = train_work(adapter, base=base.ref.digest, data=data.ref.digest)
+    kept = scratch_folder(store) / "checkpoints" / work.key
+    job = {
+        "name": adapter.name,
         "method": adapter.method,
-        "lora": adapter.lora.model_dump(),
-        "training": adapter.training.model_dump(exclude={"logging_steps"}),
+        "base_name": base.facts["model"],
+        "lora": adapter.lora.model_dump(mode="json"),
+        "training": adapter.training.model_dump(mode="json"),
+        "accelerate": asked.model_dump(mode="json"),
     }
 
-    def make(work: Path, output: Path) -> dict[str, Any]:
-        store = run.store
-        with device_slot(per_device) as device:
-            job = {
-                "base": str(store.fetch(base.ref)),
-                "base_name": base.facts["model"],
-                "quantization": QUANTIZATION[adapter.method or ""],
-                "data": str(store.fetch(data.ref)),
-                "lora": spec["lora"],
-                "training": adapter.training.model_dump() if adapter.training else {},
-                "device": "cpu" if device == "cpu" else "cuda:0",
-                "output": str(output),
-            }
-            progress = cast(UUID, create_progress_artifact(progress=0.0, key=artifact_key(adapter.name)))
+    def make(folder: Path, output: Path) -> dict[str, Any]:
+        progress = cast(UUID, create_progress_artifact(progress=0.0, key=artifact_key(adapter.name)))
 
-            def show(event: dict[str, Any]) -> None:
-                logger.info(
-                    "%s: step %d of %d, loss %.3f, %.0f tokens/s, %.0f s left",
-                    *(adapter.name, event["step"], event["steps"], event["loss"]),
-                    *(event["tokens_per_second"], event["seconds_left"]),
-                )
-                update_progress_artifact(progress, progress=100 * event["step"] / event["steps"])
-
-            return child(
-                *("tasks.training", job, work),
-                on_line=logger.debug,
-                on_progress=show,
-                command=launch_command(device),
-                env=device_environment(device, per_device),
+        def show(event: dict[str, Any]) -> None:
+            if "validation_loss" in event:
+                logger.info("%s: step %d, validation loss %.4f", adapter.name, event["step"], event["validation_loss"])
+                if on_validation:
+                    on_validation(event["step"], event["validation_loss"])
+                return
+            logger.info(
+                "%s: step %d of %d, loss %.3f, %.0f tokens/s, %.0f s left",
+                *(adapter.name, event["step"], event["steps"], event["loss"]),
+                *(event["tokens_per_second"], event["seconds_left"]),
             )
+            update_progress_artifact(progress, progress=100 * event["step"] / event["steps"])
 
-    upstream = {"base": base.ref.digest, "data": data.ref.digest}
-    return run.once("train", make, version=1, kind="adapters", name=adapter.name, spec=spec, upstream=upstream)
+        with device_slots(asked.num_processes, per_device, on_wait=logger.info) as devices:
+            job["base"], job["data"] = str(store.fetch(base.ref)), str(store.fetch(data.ref))
+            job["device"] = CPU if devices == [CPU] else "cuda:0"
+
+            def attempt(training: dict[str, Any]) -> dict[str, Any]:
+                batch = training["per_device_train_batch_size"]
+                shutil.rmtree(output)
+                output.mkdir()
+                return child(
+                    "tasks.training",
+                    {**job, "training": training, "checkpoints": str(kept / f"batch-{batch}"), "output": str(output)},
+                    folder / f"batch-{batch}",
+                    on_line=logger.debug,
+                    on_progress=show,
+                    command=launch_command(devices, asked.config, asked.num_processes),
+                    env=launch_environment(devices, per_device, asked.num_processes),
+                )
+
+            return within_memory(attempt, job["training"], tell=logger.warning)
+
+    result = run.once(work, make)
+    shutil.rmtree(kept, ignore_errors=True)  # the result is in the store; nothing will be resumed
+    return result
+
+
+def within_memory(
+    attempt: Callable[[dict[str, Any]], dict[str, Any]], training: dict[str, Any], *, tell: Callable[..., None]
+) -> dict[str, Any]:
+    """The figures of `attempt`, with `out_of_memory_at`: the batch sizes that did not fit.
+
+    Rows per optimizer step stay what the recipe says: half the batch, twice the accumulation. OutOfMemoryError at the
+    floor, `min_per_device_train_batch_size`, or where the batch is odd.
+    """
+    too_large: list[int] = []
+    while True:
+        batch, accumulation = training["per_device_train_batch_size"], training["gradient_accumulation_steps"]
+        try:
+            return {**attempt(training), "out_of_memory_at": too_large}
+        except OutOfMemoryError as error:
+            floor = training["min_per_device_train_batch_size"]
+            if batch % 2 or batch // 2 < floor:
+                raise OutOfMemoryError(
+                    f"batches of {batch} rows do not fit, and smaller ones are not allowed "
+                    f"(min_per_device_train_batch_size: {floor}{', and the batch is odd' if batch % 2 else ''}). Take "
+                    f"gradient_checkpointing: true, method: qlora, a lower max_length or a smaller base. {error}"
+                ) from error
+            tell("out of memory with %d rows per forward pass; starting again with %d", batch, batch // 2)
+            too_large.append(batch)
+            training = {
+                **training,
+                "per_device_train_batch_size": batch // 2,
+                "gradient_accumulation_steps": 2 * accumulation,
+            }
 
 
 def artifact_key(name: str) -> str:
     """Prefect's artifact keys take lower-case letters, digits and dashes."""
     return "train-" + "".join(mark if mark.isalnum() else "-" for mark in name)
-
-
-def launch_command(device: str) -> list[str]:
-    """accelerate's launcher for one process; what more processes need is in infra/accelerate."""
-    one = ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    return [sys.executable, "-m", "accelerate.commands.launch", *one, *(["--cpu"] if device == "cpu" else [])]
-
-
-def device_environment(device: str, per_device: int) -> dict[str, str]:
-    """One GPU visible to the process, or its share of the CPU's cores."""
-    if device != "cpu":
-        number = device.removeprefix("cuda:")  # counts within what this process sees
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        return {"CUDA_VISIBLE_DEVICES": visible.split(",")[int(number)] if visible else number}
-    threads = max((os.cpu_count() or 1) // per_device, 1)
-    # Waiting threads spin for a moment, then sleep. GCC's OpenMP spins a hundred times longer by itself, which makes
-    # two processes on shared cores many times slower; not spinning at all makes one alone half as slow again.
-    return {
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
-        "GOMP_SPINCOUNT": "20000",
-        "ACCELERATE_USE_CPU": "true",
-    }

@@ -3,7 +3,7 @@
 import pytest
 
 from infra.errors import RequestError
-from tasks.evaluation.documents import target_documents
+from tasks.evaluation.documents import target_task
 from tasks.training.rendering import IGNORED, render, render_pair, render_prompt
 from tests.tiny import tiny_tokenizer
 
@@ -41,12 +41,11 @@ def test_a_template_that_rewrites_the_prompt_is_refused() -> None:
         render(tokenizer, CHAT)
 
 
-def test_the_target_is_asked_exactly_as_the_rows_were_trained(tmp_path) -> None:
-    import json
-
+def test_the_target_is_asked_exactly_as_the_rows_were_trained() -> None:
     tokenizer = tiny_tokenizer()
-    (tmp_path / "held_out.jsonl").write_text(json.dumps({"id": "1", "prompt": PROMPT, "completion": ANSWER}) + "\n")
-    (document,) = target_documents(tokenizer, tmp_path, "held_out", None)
+    task = target_task("t", tokenizer, [CHAT], max_new_tokens=4)
+    (document,) = task["custom_dataset"]()["test"]
+    assert task["doc_to_text"](document) == document["prompt"]
     trained = render(tokenizer, CHAT)
     assert tokenizer(document["prompt"], add_special_tokens=False)["input_ids"] == trained.prompt_ids
     assert document == {"prompt": render_prompt(tokenizer, PROMPT), "answer": "hi"}

@@ -14,8 +14,9 @@ from tasks.ingestion.dataset import build_dataset
 from tasks.recipe.schema import Data, Lora, Training
 from tasks.training.models import add_adapter, load_base, meta_base
 from tasks.training.schedule import steps_of
-from tasks.training.sft import train_adapter
+from tasks.training.train import train as run_job
 from tests.tiny import save_tiny_base
+from tests.training.jobs import training_job
 
 pytestmark = pytest.mark.slow
 
@@ -34,19 +35,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train(base: Path, data: Path, output: Path, quantization: Any = "none", **training: Any) -> dict[str, Any]:
-    settings = {"max_steps": 4, "learning_rate": 1e-2, "per_device_train_batch_size": 4, "logging_steps": 1}
-    return train_adapter(
-        base=base,
-        base_name="tiny",
-        quantization=quantization,
-        data=data,
-        lora=Lora(r=4, target_modules=("q_proj", "v_proj")).model_dump(),
-        training=Training(**{**settings, **training}).model_dump(),
-        device="cpu",
-        work=output.parent / "work",
-        output=output,
-    )
+def train(base: Path, data: Path, output: Path, method: str = "lora", **changes: Any) -> dict[str, Any]:
+    work = output.parent / f"{output.name}-work"
+    return run_job(training_job(base, data, output, method=method, **changes), work)
 
 
 def test_every_adapter_weight_moves_and_the_checkpoint_is_plain_peft(base: Path, data: Path, tmp_path: Path) -> None:
@@ -85,7 +76,7 @@ def test_four_bits_are_four_bits_on_a_cpu(base: Path, data: Path, tmp_path: Path
     model = load_base(base, "nf4", "cpu")
     quantised = [name for name, module in model.named_modules() if type(module).__name__ == "Linear4bit"]
     assert len(quantised) == 2 * 7 and model.model.layers[0].mlp.up_proj.weight.dtype == torch.uint8
-    train(base, data, tmp_path / "nf4", quantization="nf4")
+    train(base, data, tmp_path / "nf4", method="qlora")
     train(base, data, tmp_path / "plain")
     nf4, plain = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("nf4", "plain"))
     assert any(not torch.equal(nf4[name], plain[name]) for name in nf4)
@@ -98,7 +89,7 @@ def test_a_loss_that_is_not_finite_ends_the_job(base: Path, data: Path, tmp_path
     from safetensors.torch import save_file
 
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(DivergedError, match=r"the loss is nan at step 1, learning rate"):
+    with pytest.raises(DivergedError, match=r"the loss is nan at step 1, learning rate 0\.01, rows train\.jsonl:\d+(, train\.jsonl:\d+){3}\."):
         train(broken, data, tmp_path / "adapter")
     assert not (tmp_path / "adapter").exists()
 

@@ -1,0 +1,154 @@
+"""One adapter, or one whole model, trained with TRL over PEFT, on the base in 16 or 4 bits.
+
+    train.jsonl -> rendering -> finished tokens -> SFTTrainer | DPOTrainer -> adapter_model.safetensors | a model
+                                                        ^ checkpoints of this job, if it was interrupted
+
+Rows arrive at the trainer as finished tokens, so that no library's idea of templates, padding or truncation stands
+between what was checked and what is trained. Everything random is seeded by `training.seed`.
+"""
+
+import resource
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import AutoTokenizer, set_seed
+from trl import DPOConfig, SFTConfig
+
+from infra.errors import StageError
+from tasks.ingestion.dataset import read_jsonl
+from tasks.training import curve, methods
+from tasks.training.launching import assert_world_size, own_device
+from tasks.training.rendering import render, render_pair
+from tasks.training.schedule import in_steps, steps_of, steps_per_epoch
+from tasks.training.trainer import Reliable, ReliableDPO, ReliableSFT
+
+
+def train(job: Mapping[str, Any], work: Path) -> dict[str, Any]:
+    """Train what `job` says (see tasks/training/task.py) and leave the result in its `output`; return its figures.
+
+    DivergedError with step, rows and learning rate if the loss is lost; PreemptedError, after a checkpoint, at SIGTERM.
+    """
+    training, processes, device = job["training"], job["accelerate"]["num_processes"], own_device(job["device"])
+    set_seed(training["seed"])
+    base, data = Path(job["base"]), Path(job["data"])
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    if tokenizer.pad_token is None:  # labels say what is trained, so that padding with the end token unteaches nothing
+        tokenizer.pad_token = tokenizer.eos_token
+    rows, validation = read_jsonl(data / "train.jsonl"), read_jsonl(data / "validation.jsonl")
+    is_preference = "chosen" in rows[0]
+    total_steps = steps_of(len(rows), training, processes)
+    arguments = _arguments(job, work, len(rows), validates=bool(validation), is_preference=is_preference)
+    assert_world_size(processes)
+    model = methods.trainable(job["method"], base, job["lora"], device, work)
+    started_from = methods.fingerprint(model)
+    kind: Any = ReliableDPO if is_preference else ReliableSFT
+    trainer: Reliable | Any = kind(
+        model=model,
+        args=arguments,
+        train_dataset=_features(tokenizer, rows),
+        eval_dataset=_features(tokenizer, validation) if validation else None,
+        processing_class=tokenizer,
+        keep=Path(job["checkpoints"]),
+        rows=[f"train.jsonl:{line}" for line in range(1, len(rows) + 1)],
+        save_best=training["load_best_model_at_end"],
+        patience=training["early_stopping_patience"],
+        progress_steps=training["logging_steps"],
+    )
+    trainer.train_to_the_end()
+    log, steps = trainer.state.log_history, trainer.state.global_step
+    if steps != total_steps and not trainer.stopped_early:
+        raise StageError(f"training ended after {steps} of {total_steps} steps.")
+    methods.refuse_untrained(trainer.model, started_from)
+    trainable, total = methods.count(model)
+    methods.save(trainer, job["method"], job["lora"], Path(job["output"]), base, job["base_name"], work)
+    losses = curve.validation(log)
+    return {
+        "trainable_params": trainable,
+        "total_params": total,
+        "steps": steps,
+        "planned_steps": total_steps,
+        "stopped_early": trainer.stopped_early,
+        "seconds": round(trainer.seconds, 3),
+        "tokens": curve.tokens(log),
+        "loss": curve.first_and_last_losses(log, 1)[1][0],
+        "validation_loss": (trainer.state.best_metric if training["load_best_model_at_end"]
+                            else losses[-1]["validation_loss"]) if losses else None,
+        "best_step": trainer.state.best_global_step if training["load_best_model_at_end"] else None,
+        "curve": curve.curve(log),
+        "seed": training["seed"],
+        "device": job["device"],
+        "world_size": trainer.args.world_size,
+        "gradient_checkpointing": bool(trainer.args.gradient_checkpointing),
+        "per_device_train_batch_size": training["per_device_train_batch_size"],
+        "gradient_accumulation_steps": training["gradient_accumulation_steps"],
+        "peak_memory_bytes": _peak_memory(job["device"]),
+    }  # fmt: skip
+
+
+def _features(tokenizer: Any, rows: list[dict[str, Any]]) -> Dataset:
+    """What the trainer takes: input_ids and labels, or prompt_ids, chosen_ids and rejected_ids for pairs."""
+    if "chosen" not in rows[0]:
+        return Dataset.from_list([render(tokenizer, row).features() for row in rows])
+    pairs = [render_pair(tokenizer, row) for row in rows]
+    return Dataset.from_list(
+        [
+            {"prompt_ids": chosen.prompt_ids, "chosen_ids": chosen.answer_ids, "rejected_ids": rejected.answer_ids}
+            for chosen, rejected in pairs
+        ]
+    )
+
+
+def _arguments(job: Mapping[str, Any], work: Path, rows: int, *, validates: bool, is_preference: bool) -> Any:
+    training = job["training"]
+    on_cpu = job["device"] == "cpu"
+    processes = job["accelerate"]["num_processes"]
+    total = steps_of(rows, training, processes)
+    as_they_are = (
+        *("learning_rate", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps"),
+        *("lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "seed"),
+    )
+    options: dict[str, Any] = {key: training[key] for key in as_they_are}
+    if validates:
+        every = training["eval_steps"]
+        options |= {
+            "eval_strategy": "steps",
+            "eval_steps": in_steps(every, total) if every else steps_per_epoch(rows, training, processes),
+            "per_device_eval_batch_size": training["per_device_train_batch_size"],
+            "metric_for_best_model": "eval_loss",
+            "greater_is_better": False,
+            "prediction_loss_only": True,
+        }
+    if training["group_by_length"]:
+        options["train_sampling_strategy"] = "group_by_length"
+    if is_preference:
+        options["beta"] = training["beta"]
+    else:
+        options["dataset_kwargs"] = {"skip_prepare_dataset": True}
+    return (DPOConfig if is_preference else SFTConfig)(
+        output_dir=str(work / "trainer"),
+        **options,
+        max_steps=training["max_steps"] or -1,
+        max_length=None,  # rows are finished tokens, and their lengths were checked
+        gradient_checkpointing=training["gradient_checkpointing"],
+        use_cpu=on_cpu,
+        bf16=not on_cpu,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=in_steps(training["save_steps"], total),
+        report_to=list(training["report_to"]),
+        run_name=job.get("name"),
+        disable_tqdm=True,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=not on_cpu,
+    )
+
+
+def _peak_memory(device: str) -> int:
+    """Bytes: of the GPU as torch allocated it, or of this process."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

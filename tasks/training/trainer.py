@@ -1,0 +1,295 @@
+"""What a trainer of TRL lacks for unattended work, as one mixin for SFTTrainer and DPOTrainer.
+
+It stops at a loss that is not finite or runs away, and names the rows; it keeps checkpoints that can be believed (see
+checkpoints.py); it ends with a checkpoint when asked to stop; and looking at the validation loss changes nothing.
+"""
+
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler
+from trl import DPOTrainer, SFTTrainer
+
+from infra import stage_process
+from infra.errors import DivergedError, PreemptedError
+from tasks.training import checkpoints, curve
+from tasks.training.rendering import IGNORED
+
+RUNAWAY_STEPS = 3  # steps in a row with a runaway loss that end the job
+SHOWN_ROWS = 8
+CLOCK = "clock.json"  # in a checkpoint: seconds of training before it
+
+
+class Reliable:
+    """Mixin before a TRL trainer.
+
+    `keep` is the folder of this job's checkpoints; `rows` say where each training row stands; `patience` is the number
+    of validation losses without a new best that end training; progress is told every `progress_steps`.
+    """
+
+    def __init__(
+        self, *, keep: Path, rows: list[str], save_best: bool, patience: int | None, progress_steps: int, **options: Any
+    ):
+        self._keep = keep
+        self._rows = rows
+        self._save_best = save_best
+        self._patience = patience
+        self.progress_steps = progress_steps
+        self._batches: list[torch.Tensor] = []  # token ids of the running optimizer step
+        self.seconds_before = 0.0
+        self._asked_to_stop = False
+        adapter = {name: one.data for name, one in options["model"].named_parameters() if one.requires_grad}
+        super().__init__(**options)
+        for name, one in options["model"].named_parameters():
+            if name in adapter:  # TRL makes a 4-bit base's adapter bfloat16, where small updates round to nothing
+                one.data = adapter[name]
+        self.add_callback(_Watch(self))  # type: ignore[attr-defined]
+
+    # --- running
+
+    def train_to_the_end(self: Any) -> None:
+        """Train from the newest whole checkpoint, or from the start. PreemptedError, after a checkpoint, at SIGTERM."""
+        resume = checkpoints.newest_whole(self._keep)
+        if resume:
+            self.seconds_before = json.loads((resume / CLOCK).read_text())["seconds"]
+            print(f"going on after step {checkpoints.step_of(resume)}, from {resume}", flush=True)
+        self.started = time.monotonic()
+        with self._sigterm_is_noted():
+            self.train(resume_from_checkpoint=str(resume) if resume else None)
+        if self._asked_to_stop and not self.is_done:
+            raise PreemptedError(f"asked to stop (SIGTERM); a checkpoint of step {self.state.global_step} is saved")
+        if self._save_best and self.state.best_global_step not in (None, self.state.global_step):
+            self._load_from_checkpoint(str(self._keep / f"best-{self.state.best_global_step}"))
+
+    @property
+    def is_done(self: Any) -> bool:
+        return self.state.global_step >= self.state.max_steps or self.stopped_early
+
+    @property
+    def stopped_early(self: Any) -> bool:
+        return bool(self._patience) and curve.without_new_best(self.state.log_history) >= self._patience
+
+    @property
+    def seconds(self: Any) -> float:
+        """Seconds of training up to now, those before a crash included."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    @contextmanager
+    def _sigterm_is_noted(self: Any) -> Iterator[None]:
+        def note(_number: int, _frame: FrameType | None) -> None:
+            self._asked_to_stop = True
+
+        before = signal.signal(signal.SIGTERM, note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def shall_stop(self: Any) -> bool:
+        """Whether any process of this job was asked to stop: all must end after the same step."""
+        if self.args.world_size == 1:
+            return self._asked_to_stop
+        asked = torch.tensor([float(self._asked_to_stop)], device=self.args.device)
+        return bool(self.accelerator.reduce(asked, "sum").item())
+
+    # --- a loss that means something
+
+    def compute_loss(self: Any, model: Any, inputs: Any, *args: Any, **options: Any) -> Any:
+        training = model.training
+        if training:
+            self._batches.append(inputs["input_ids"])
+        result = super().compute_loss(model, inputs, *args, **options)  # type: ignore[misc]
+        loss = result[0] if isinstance(result, tuple) else result
+        if training and not torch.isfinite(loss).all():
+            raise DivergedError(f"the loss is {loss.item()} {self._where(self.state.global_step + 1)}")
+        return result
+
+    def check_step(self: Any, logs: dict[str, Any]) -> None:
+        """DivergedError if the step that was just logged shows that training is lost."""
+        if not math.isfinite(float(logs.get("grad_norm", 0.0))):
+            raise DivergedError(f"the gradient norm is {logs['grad_norm']} {self._where(self.state.global_step)}")
+        first, last = curve.first_and_last_losses(self.state.log_history, RUNAWAY_STEPS)
+        # A uniform guess has log(vocabulary); twice that, and twice the start, is no noise of small batches.
+        limit = max(2 * math.log(self.model.config.get_text_config().vocab_size), 2 * first)
+        if len(last) == RUNAWAY_STEPS and min(last) > limit:
+            raise DivergedError(
+                f"the loss ran away: {first:.3g} at the first step, above {limit:.3g} for {RUNAWAY_STEPS} steps, "
+                f"{last[-1]:.3g} {self._where(self.state.global_step)}"
+            )
+
+    def _where(self: Any, step: int) -> str:
+        names = sorted({self._row_of(ids) for batch in self._batches for ids in batch.tolist()})
+        more = f" and {len(names) - SHOWN_ROWS} more" if len(names) > SHOWN_ROWS else ""
+        rows = ", ".join(names[:SHOWN_ROWS]) + more
+        rate = self._get_learning_rate()
+        return (
+            f"at step {step}, learning rate {rate:.3g}, rows {rows}. Lower learning_rate or max_grad_norm, "
+            "or look at these rows."
+        )
+
+    def _row_of(self: Any, ids: list[int]) -> str:
+        """Where the row stands that a padded line of a batch was made from."""
+        for where, row in zip(self._rows, self.train_dataset, strict=True):
+            for own in ([row["input_ids"]] if "input_ids" in row else
+                        [row["prompt_ids"] + row["chosen_ids"], row["prompt_ids"] + row["rejected_ids"]]):  # fmt: skip
+                if ids[: len(own)] == own and set(ids[len(own) :]) <= {self._tokenizer.pad_token_id}:
+                    return where
+        return "unknown"
+
+    # --- validation
+
+    def evaluate(self: Any, *args: Any, **options: Any) -> dict[str, float]:
+        """The metrics; the random state stays as it was, or dropout would depend on how often somebody looks."""
+        devices = [self.args.device] if self.args.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            return super().evaluate(*args, **options)  # type: ignore[misc]
+
+    def evaluation_loop(self: Any, *args: Any, **options: Any) -> Any:
+        """The validation loss is the mean over trained tokens, not over batches: batch size does not change it."""
+        self._weighed: list[tuple[torch.Tensor, int]] = []
+        output = super().evaluation_loop(*args, **options)  # type: ignore[misc]
+        sums = torch.tensor(
+            [[float(loss) * count, count] for loss, count in self._weighed], device=self.args.device, dtype=torch.float64
+        ).sum(0)
+        total = self.accelerator.reduce(sums, "sum")
+        output.metrics["eval_loss"] = float(total[0] / total[1])
+        return output
+
+    def prediction_step(self: Any, model: Any, inputs: Any, *args: Any, **options: Any) -> Any:
+        result = super().prediction_step(model, inputs, *args, **options)  # type: ignore[misc]
+        labels = inputs.get("labels")
+        count = len(inputs["input_ids"]) if labels is None else int((labels[:, 1:] != IGNORED).sum())
+        self._weighed.append((result[0].detach(), count))
+        return result
+
+    # --- checkpoints
+
+    def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
+        """transformers' own checkpoint, without the tokenizer, written beside and renamed; in `keep`."""
+        name = f"checkpoint-{self.state.global_step}"
+        output_dir, tokenizer = self.args.output_dir, self.processing_class
+        beside = self._together(checkpoints.start, name)
+        self.args.output_dir, self.processing_class = str(beside), None
+        try:
+            Trainer._save_checkpoint(self, model, trial)
+            if self.args.should_save:
+                (beside / CLOCK).write_text(json.dumps({"seconds": self.seconds}))
+        finally:
+            self.args.output_dir, self.processing_class = output_dir, tokenizer
+        self._together(_lift_and_finish, name)
+        if self.args.should_save:
+            checkpoints.drop_old(self._keep, best_now=self.state.best_global_step)
+
+    def _determine_best_metric(self: Any, metrics: Any, trial: Any) -> bool:
+        is_best = super()._determine_best_metric(metrics=metrics, trial=trial)  # type: ignore[misc]
+        if is_best and self._save_best:
+            name = f"best-{self.state.global_step}"
+            tokenizer, self.processing_class = self.processing_class, None
+            try:
+                self.save_model(str(self._together(checkpoints.start, name)), _internal_call=True)
+            finally:
+                self.processing_class = tokenizer
+            self._together(checkpoints.finish, name)
+        return is_best
+
+    def _together(self: Any, make: Any, name: str) -> Path:
+        """Have the first process do it while the others wait; all know the folder."""
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            make(self._keep, name)
+        self.accelerator.wait_for_everyone()
+        return self._keep / f".writing-{name}"
+
+    def _get_train_sampler(self: Any, train_dataset: Any = None) -> Any:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)  # type: ignore[misc]
+        lengths = [len(row["input_ids"]) for row in self.train_dataset]
+        return SeededLengthSampler(
+            self.args.train_batch_size * self.args.gradient_accumulation_steps, lengths=lengths, seed=self.args.seed
+        )
+
+
+def _lift_and_finish(folder: Path, name: str) -> None:
+    """transformers writes into a checkpoint-N of its own below the folder that it was given."""
+    beside = folder / f".writing-{name}"
+    for path in (beside / name).iterdir():
+        path.rename(beside / path.name)
+    (beside / name).rmdir()
+    checkpoints.finish(folder, name)
+
+
+class SeededLengthSampler(LengthGroupedSampler):
+    """Rows of similar length together, in an order that seed and epoch alone decide, so that it can be resumed.
+
+    transformers draws it from the global random state, which a resumed run has not got at the start of its epoch.
+    """
+
+    def __init__(self, batch_size: int, *, lengths: list[int], seed: int):
+        super().__init__(batch_size, lengths=lengths)
+        self._seed = seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.generator = torch.Generator().manual_seed(self._seed + epoch)
+
+
+class _Watch(TrainerCallback):
+    """Tells the parent how far training is, and decides about saving and stopping after each step."""
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.trainer._total_train_tokens = curve.tokens(state.log_history)  # TRL starts it at 0 after a resume
+        self.tokens_before = self.trainer._total_train_tokens
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.trainer._batches.clear()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == state.max_steps:
+            control.should_save = False  # the result follows at once; resuming at the last step would train one more
+        elif self.trainer.shall_stop():
+            control.should_save = control.should_training_stop = True
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        stage_process.progress(**curve.validation(state.log_history)[-1])
+        if self.trainer.stopped_early:
+            control.should_training_stop = True
+            control.should_save = False  # as at the last step
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
+        if "loss" not in logs:
+            return
+        self.trainer.check_step(logs)
+        if state.global_step % self.trainer.progress_steps and state.global_step != state.max_steps:
+            return
+        elapsed = time.monotonic() - self.trainer.started
+        done = state.global_step - self.trainer._initial_global_step
+        stage_process.progress(
+            step=state.global_step,
+            steps=state.max_steps,
+            loss=round(logs["loss"], 4),
+            tokens_per_second=round((curve.tokens(state.log_history) - self.tokens_before) / elapsed, 1),
+            seconds_left=round(elapsed / done * (state.max_steps - state.global_step), 1),
+        )
+
+
+class ReliableSFT(Reliable, SFTTrainer):
+    """Supervised fine-tuning on finished tokens."""
+
+
+class ReliableDPO(Reliable, DPOTrainer):
+    """Direct preference optimisation (arXiv 2305.18290) on finished tokens."""
+
+    def _prepare_dataset(self, dataset: Any, *args: Any, **options: Any) -> Any:
+        return dataset
