@@ -8,7 +8,7 @@ from tasks.ingestion.base_model import import_base
 
 
 def run(job: dict[str, Any], folder: Path) -> dict[str, Any]:
-    return import_base(job["model"], job["revision"], Path(job["output"]))
+    return import_base(job["model"], job["revision"], Path(job["output"]), job.get("chat_template"))
 
 
 if __name__ == "__main__":

@@ -21,19 +21,28 @@ from typing import Any
 import fsspec
 
 from infra.errors import RequestError, TransientError
-from infra.hashing import digest_file, digest_tree
+from infra.hashing import digest_file, digest_json, digest_tree
 from infra.storage import MANIFEST
+from tasks.ingestion.chat_template import CHAT_TEMPLATE, read_chat_template
 
 PACKAGE = re.compile(r"^package://(?P<module>\w+)/(?P<file>[\w.-]+\.gguf)$")
 WANTED = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "LICENSE*")  # tokenizers, config, weights
 
 
-def identify(model: str, revision: str | None) -> dict[str, str]:
-    """What `model` is now: {"model", and a digest of its files or the Hub commit}; RequestError if it is not there."""
+def identify(model: str, revision: str | None, chat_template: str | None = None) -> dict[str, str]:
+    """What `model` is now: {"model", and a digest of its files or the Hub commit}; RequestError if it is not there.
+
+    A chat template that is given is part of what it is; without one the model is what it always was.
+    """
+    given = {"chat_template": digest_json(read_chat_template(chat_template))} if chat_template else {}
+    return {**_identify(model, revision), **given}
+
+
+def _identify(model: str, revision: str | None) -> dict[str, str]:
     if model.startswith("package://"):
         return {"model": model, "sha256": digest_file(packaged_file(model))}
     if model.startswith("s3://"):
-        fs, names = _wanted_objects(model)
+        fs, names = wanted_objects(model)
         tags = {name: str(fs.checksum(name)) for name in names}
         if not tags:
             raise RequestError(f"base.model {model!r}: nothing is stored there.")
@@ -66,15 +75,16 @@ def packaged_file(model: str) -> Path:
     return folder / match["file"]
 
 
-def import_base(model: str, revision: str | None, output: Path) -> dict[str, Any]:
+def import_base(model: str, revision: str | None, output: Path, chat_template: str | None = None) -> dict[str, Any]:
     """Leave config, tokenizer and safetensors of `model` in `output`; return its figures.
 
-    RequestError if what is there cannot be a base model: no config, no chat template, no safetensors.
+    `chat_template`, the path of a file, takes the place of the tokenizer's own in every later stage.
+    RequestError if what is there cannot be a base model: no config, no tokenizer, no safetensors.
     """
     if model.startswith("package://"):
         _convert_gguf(packaged_file(model), output)
     elif model.startswith("s3://"):
-        fs, names = _wanted_objects(model)
+        fs, names = wanted_objects(model)
         for name in names:
             fs.get_file(name, str(output / Path(name).name))
     elif Path(model).is_absolute():
@@ -82,6 +92,8 @@ def import_base(model: str, revision: str | None, output: Path) -> dict[str, Any
             shutil.copyfile(path, output / path.name)
     else:
         _download(model, revision, output)
+    if chat_template:
+        (output / CHAT_TEMPLATE).write_text(read_chat_template(chat_template), encoding="utf-8")
     return _inspect(model, output)
 
 
@@ -94,7 +106,7 @@ def _wanted_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_file() and _is_wanted(path.name))
 
 
-def _wanted_objects(uri: str) -> tuple[Any, list[str]]:
+def wanted_objects(uri: str) -> tuple[Any, list[str]]:
     """The filesystem of `uri`, and the paths of the files directly under it, as for a folder."""
     fs, path = fsspec.core.url_to_fs(uri, use_listings_cache=False)
     return fs, [name for name in fs.find(path, maxdepth=1) if _is_wanted(Path(name).name)]
@@ -123,7 +135,7 @@ def _hub_commit(model: str, revision: str | None) -> str:
         return revision
     from huggingface_hub import HfApi
 
-    with _hub_errors(model, revision):
+    with hub_errors(model, revision):
         commit = HfApi().model_info(model, revision=revision, timeout=20).sha
     if commit is None:
         raise TransientError(f"base.model {model!r}: the Hub named no commit.")
@@ -133,7 +145,7 @@ def _hub_commit(model: str, revision: str | None) -> str:
 def _download(model: str, revision: str | None, output: Path) -> None:
     from huggingface_hub import snapshot_download
 
-    with _hub_errors(model, revision):
+    with hub_errors(model, revision):
         snapshot_download(
             model, revision=revision, local_dir=output, allow_patterns=list(WANTED), ignore_patterns=MANIFEST
         )
@@ -141,7 +153,7 @@ def _download(model: str, revision: str | None, output: Path) -> None:
 
 
 @contextmanager
-def _hub_errors(model: str, revision: str | None) -> Iterator[None]:
+def hub_errors(model: str, revision: str | None) -> Iterator[None]:
     """Raise what huggingface_hub raises as errors of this project."""
     from huggingface_hub import errors
 
@@ -172,9 +184,7 @@ def _inspect(model: str, folder: Path) -> dict[str, Any]:
             with safe_open(shard, framework="pt") as tensors:
                 tensors.keys()
         config = AutoConfig.from_pretrained(folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError, json.JSONDecodeError, SafetensorError) as error:
         raise RequestError(f"base.model {model!r} cannot be loaded: {error}") from error
-    if not tokenizer.chat_template:
-        raise RequestError(f"base.model {model!r}: its tokenizer has no chat template, so it is not a chat model.")
     return {"architecture": (config.architectures or ["?"])[0], "model_type": config.model_type}

@@ -1,4 +1,8 @@
-"""Rows from a CSV, JSONL or Parquet file, from the Hub, or inline: each with the place it came from."""
+"""Rows from a CSV, JSONL, JSON or Parquet file, from the Hub, or inline: each with the place it came from.
+
+Files are read here and not by `datasets`, which turns mixed types into JSON and missing keys into nulls without a
+word: a row has to come out as it was written, or be named with its line.
+"""
 
 import csv
 import json
@@ -8,11 +12,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from infra.errors import RequestError, TransientError
+from infra.errors import RequestError
+from tasks.ingestion.hub_rows import hub_rows
 from tasks.ingestion.iso_dates import iso_dates
 from tasks.recipe.schema import Data
 
-FORMATS = (".csv", ".jsonl", ".parquet")
+FORMATS = (".csv", ".json", ".jsonl", ".parquet")
+PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,14 @@ class Row:
     where: str  # "file:line", or "rows[3]"
     values: dict[str, Any]
     fault: str | None = None
+
+
+class Malformed(Exception):
+    """One row cannot become what it should; the message says why."""
+
+
+def source_name(data: Data) -> str:
+    return data.path or data.hub or data.generate or "rows"
 
 
 def read_rows(data: Data) -> Iterator[Row]:
@@ -37,7 +51,8 @@ def _source(data: Data) -> Iterator[Row]:
         made = iso_dates(data.limit or 0, data.seed)
         return (Row(f"{data.generate}[{index}]", dict(values)) for index, values in enumerate(made))
     if data.hub is not None:
-        return _hub_rows(data.hub, data.hub_config, data.hub_split)
+        found = hub_rows(data.hub, data.hub_config, data.hub_split, data.hub_revision)
+        return (Row(f"{data.hub}:{data.hub_split}[{index}]", values) for index, values in enumerate(found))
     path = Path(data.path or "")
     if not path.is_file():
         near = sorted(other.name for other in path.parent.glob("*") if other.suffix in FORMATS)
@@ -45,10 +60,20 @@ def _source(data: Data) -> Iterator[Row]:
             f"{path.parent} has {', '.join(near[:8])}" if near else f"{path.parent} has no {', '.join(FORMATS)} file"
         )
         raise RequestError(f"data file {path} does not exist; {there}. Paths are relative to the recipe.")
-    readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
+    _not_packed(path)
+    readers = {".csv": _csv_rows, ".json": _json_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
     if path.suffix not in readers:
         raise RequestError(f"data file {path} ends in {path.suffix!r}; allowed are {', '.join(FORMATS)}.")
     return readers[path.suffix](path)
+
+
+def _not_packed(path: Path) -> None:
+    """Whatever it is called: a few packed kilobytes can hold gigabytes, so nothing is unpacked unasked."""
+    with path.open("rb") as stream:
+        start = stream.read(5)
+    for magic, name in PACKED.items():
+        if start.startswith(magic):
+            raise RequestError(f"data file {path} is {name}-compressed; unpack it. Read are {', '.join(FORMATS)}.")
 
 
 def _csv_rows(path: Path) -> Iterator[Row]:
@@ -95,10 +120,27 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
             except (ValueError, RecursionError) as error:
                 yield Row(where, {}, f"not valid JSON: {getattr(error, 'msg', error)}")
                 continue
-            if isinstance(values, dict):
-                yield Row(where, values)
-            else:
-                yield Row(where, {}, f"holds a {type(values).__name__}, not an object with columns")
+            yield _object_row(where, values)
+
+
+def _json_rows(path: Path) -> Iterator[Row]:
+    """A file that is one list of objects, as Alpaca's and ShareGPT's are."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8-sig").strip() or "[]", parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        advice = "; a file with one object per line is named .jsonl" if error.msg == "Extra data" else ""
+        raise RequestError(f"{path}:{error.lineno}: not readable as JSON: {error.msg}{advice}.") from error
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"{path}: not readable as JSON: {error}.") from error
+    if not isinstance(found, list):
+        raise RequestError(f"{path}: holds a {type(found).__name__}; a .json file must be one list of objects.")
+    return (_object_row(f"{path}:row {index}", values) for index, values in enumerate(found))
+
+
+def _object_row(where: str, values: Any) -> Row:
+    if isinstance(values, dict):
+        return Row(where, values)
+    return Row(where, {}, f"holds a {type(values).__name__}, not an object with columns")
 
 
 def _no_constant(name: str) -> Any:
@@ -116,17 +158,3 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
                 yield Row(f"{path}:row {index}", values)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # damaged pages are an OSError
         raise RequestError(f"{path}: not readable as Parquet: {error}") from error
-
-
-def _hub_rows(name: str, config: str | None, split: str) -> Iterator[Row]:
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetNotFoundError
-
-    try:
-        rows = load_dataset(name, config, split=split)
-    except (DatasetNotFoundError, ValueError) as error:
-        raise RequestError(f"data set {name!r} (config {config!r}, split {split!r}): {error}") from error
-    except OSError as error:
-        raise TransientError(f"data set {name!r}: the Hub could not be reached: {error}") from error
-    for index, values in enumerate(rows):
-        yield Row(f"{name}:{split}[{index}]", values)

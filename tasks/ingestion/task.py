@@ -10,16 +10,19 @@ from tasks.artifacts import StageResult
 from tasks.caching import Work
 from tasks.ingestion.base_model import identify
 from tasks.ingestion.dataset import build_dataset
+from tasks.ingestion.hub_rows import hub_commit
 from tasks.recipe.schema import Adapter, Base
 from tasks.retrying import STAGE
 from tasks.runs import Run, child
 
 
 def ingest_work(adapter: Adapter) -> Work:
-    """What ingesting an adapter's rows depends on: the recipe's words, and the file's content."""
+    """What ingesting an adapter's rows depends on: the recipe's words, and the file's content or the Hub's commit."""
     data = adapter.data
     spec = {**data.model_dump(mode="json", exclude={"path"}), "needs_held_out": "held_out" in adapter.target.splits}
     upstream = {"file": digest_file(Path(data.path))} if data.path and Path(data.path).is_file() else {}
+    if data.hub:
+        upstream = {"hub": hub_commit(data.hub, data.hub_revision)}
     return Work("ingest", 2, "datasets", adapter.name, spec, upstream)
 
 
@@ -27,14 +30,18 @@ def ingest_work(adapter: Adapter) -> Work:
 def ingest(run: Run, adapter: Adapter) -> StageResult:
     """The adapter's rows, split and free of duplicates."""
 
-    def make(work: Path, output: Path) -> dict[str, Any]:
-        return build_dataset(adapter.data, output, needs_held_out="held_out" in adapter.target.splits)
+    ingesting = ingest_work(adapter)
+    data = adapter.data.model_copy(update={"hub_revision": ingesting.upstream.get("hub")})
 
-    result = run.once(ingest_work(adapter), make)
+    def make(work: Path, output: Path) -> dict[str, Any]:
+        return build_dataset(data, output, needs_held_out="held_out" in adapter.target.splits)
+
+    result = run.once(ingesting, make)
     facts = result.facts
     get_run_logger().info(
-        "%s: %d rows to train on, %d held out; dropped %d duplicates, %d malformed",
-        *(adapter.name, facts["train"], facts["held_out"], facts["duplicates"], facts["malformed"]),
+        "%s: %d rows to train on (%s), %d to validate, %d held out; dropped %d duplicates, %d malformed",
+        *(adapter.name, facts["train"], facts["kind"], facts["validation"]),
+        *(facts["held_out"], facts["duplicates"], facts["malformed"]),
     )
     return result
 
@@ -42,7 +49,7 @@ def ingest(run: Run, adapter: Adapter) -> StageResult:
 def base_work(base: Base) -> Work:
     """What importing a base depends on: the content that its name stands for now."""
     name = Path(base.model).stem.lower().replace(" ", "-")
-    return Work("import-base", 1, "bases", name, identify(base.model, base.revision), {})
+    return Work("import-base", 1, "bases", name, identify(base.model, base.revision, base.chat_template), {})
 
 
 @task(name="import-base", task_run_name="import base {base.model}", **STAGE)
@@ -54,7 +61,7 @@ def import_base(run: Run, base: Base) -> StageResult:
 
     def make(work: Path, output: Path) -> dict[str, Any]:
         logger.info("bringing %s into the store (once)", base.model)
-        job = {"model": base.model, "revision": revision, "output": str(output)}
+        job = {"model": base.model, "revision": revision, "output": str(output), "chat_template": base.chat_template}
         facts = child("tasks.ingestion", job, work, on_line=logger.debug)
         return {**facts, "model": base.model, "revision": revision}
 

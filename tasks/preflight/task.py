@@ -16,10 +16,15 @@ from tasks.runs import Run, child
 @task(name="preflight", **STAGE)
 def preflight(run: Run, recipe: Recipe, base: StageResult, data: dict[str, StageResult]) -> StageResult:
     """Counts of parameters, steps and tokens per adapter; fails with every fault of the fleet."""
+    logger = get_run_logger()
     adapters: list[dict[str, Any]] = [
-        {"name": a.name, "lora": a.lora.model_dump(), "training": a.training.model_dump()}
+        {
+            **a.model_dump(mode="json", include={"name", "method"}),
+            **{key: getattr(a, key).model_dump(mode="json") for key in ("lora", "training", "accelerate")},
+            "near_copies": data[a.name].facts.get("near_copies", 0),
+        }
         for a in recipe.adapters
-        if a.lora and a.training
+        if a.method != "prompt"
     ]
     general = [task.task for task in recipe.evaluation.general]
     spec = {"adapters": adapters, "general": general, "versions": library_versions()}
@@ -34,8 +39,12 @@ def preflight(run: Run, recipe: Recipe, base: StageResult, data: dict[str, Stage
             "general": general,
             "include_path": recipe.evaluation.include_path,
         }
-        facts = child("tasks.preflight", job, work, on_line=get_run_logger().debug)
+        facts = child("tasks.preflight", job, work, on_line=logger.debug)
         (output / "adapters.txt").write_text("\n".join(sorted(facts)) + "\n")
         return facts
 
-    return run.once(Work("preflight", 1, "preflights", recipe.name, spec, upstream), make)
+    result = run.once(Work("preflight", 2, "preflights", recipe.name, spec, upstream), make)
+    for name, facts in result.facts.items():
+        for warning in facts["warnings"]:
+            logger.warning("%s: %s", name, warning)
+    return result

@@ -1,8 +1,8 @@
 """What trains under each method, and what it leaves: an adapter on the base in 16 or 4 bits, or the whole model.
 
-    lora   bfloat16 base, float32 adapter        adapter_config.json, adapter_model.safetensors
-    qlora  NF4 base, float32 adapter             the same
-    full   every weight, in float32              config.json, model.safetensors in the base's own dtype, tokenizer
+lora   bfloat16 base, float32 adapter        adapter_config.json, adapter_model.safetensors
+qlora  NF4 base, float32 adapter             the same
+full   every weight, in float32              config.json, model.safetensors in the base's own dtype, tokenizer
 """
 
 import json
@@ -86,13 +86,20 @@ def save(
         dtype = AutoConfig.from_pretrained(base).dtype or torch.bfloat16
         model.config.use_cache = True
         model.config.dtype = dtype
-        model.save_pretrained(output, state_dict={name: tensor.to(dtype) for name, tensor in state.items()})
+        tied = getattr(model, "all_tied_weights_keys", {})  # stored once, under the name of what they are tied to
+        model.save_pretrained(
+            output, state_dict={name: tensor.to(dtype) for name, tensor in state.items() if name not in tied}
+        )
         for path in base.iterdir():  # the tokenizer and its template, byte for byte
             if path.is_file() and not any(path.match(pattern) for pattern in NOT_WEIGHTS):
                 shutil.copyfile(path, output / path.name)
         return
-    options = {"path_initial_model_for_weight_conversion": str(_start_folder(work))} if changes_the_base(lora) else {}
-    model.save_pretrained(output, state_dict=state, **options)
+    if changes_the_base(
+        lora
+    ):  # PEFT takes the start from what was learned: an adapter of rank 2r on the base as it was
+        model.save_pretrained(output, path_initial_model_for_weight_conversion=str(_start_folder(work)))
+    else:
+        model.save_pretrained(output, state_dict=state)
     (output / "README.md").unlink(missing_ok=True)  # a card is written at publishing, when there is something to say
     _same_bytes_for_same_settings(output / "adapter_config.json", base_name)
 

@@ -47,7 +47,9 @@ def meta_base(folder: Path) -> Any:
 
 def lora_config(lora: Mapping[str, Any]) -> LoraConfig:
     """PEFT's configuration; keys that are null are left to PEFT."""
-    given = {key: list(value) if isinstance(value, tuple) else value for key, value in lora.items() if value is not None}
+    given: dict[str, Any] = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in lora.items() if value is not None
+    }
     return LoraConfig(**{**given, "task_type": "CAUSAL_LM"})
 
 

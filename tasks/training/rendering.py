@@ -77,8 +77,8 @@ def render_prompt(tokenizer: Any, prompt: Messages | str) -> str:
         return (tokenizer.bos_token if starts else "") + prompt
     if not tokenizer.chat_template:
         raise RequestError(
-            "the base's tokenizer has no chat template, and the rows are chats. Give base.chat_template (a Jinja file), "
-            "or plain text: data.prompt and data.completion."
+            "the base's tokenizer has no chat template, and the rows are chats. Give base.chat_template (a Jinja "
+            "file), or plain text: data.prompt and data.completion."
         )
     return tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
 

@@ -23,7 +23,7 @@ from tasks.training import curve, methods
 from tasks.training.launching import assert_world_size, own_device
 from tasks.training.rendering import render, render_pair
 from tasks.training.schedule import in_steps, steps_of, steps_per_epoch
-from tasks.training.trainer import Reliable, ReliableDPO, ReliableSFT
+from tasks.training.trainer import ReliableDPO, ReliableSFT
 
 
 def train(job: Mapping[str, Any], work: Path) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def train(job: Mapping[str, Any], work: Path) -> dict[str, Any]:
     model = methods.trainable(job["method"], base, job["lora"], device, work)
     started_from = methods.fingerprint(model)
     kind: Any = ReliableDPO if is_preference else ReliableSFT
-    trainer: Reliable | Any = kind(
+    trainer: Any = kind(
         model=model,
         args=arguments,
         train_dataset=_features(tokenizer, rows),

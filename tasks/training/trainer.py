@@ -158,7 +158,9 @@ class Reliable:
         self._weighed: list[tuple[torch.Tensor, int]] = []
         output = super().evaluation_loop(*args, **options)  # type: ignore[misc]
         sums = torch.tensor(
-            [[float(loss) * count, count] for loss, count in self._weighed], device=self.args.device, dtype=torch.float64
+            [[float(loss) * count, count] for loss, count in self._weighed],
+            device=self.args.device,
+            dtype=torch.float64,
         ).sum(0)
         total = self.accelerator.reduce(sums, "sum")
         output.metrics["eval_loss"] = float(total[0] / total[1])
@@ -267,7 +269,8 @@ class _Watch(TrainerCallback):
             control.should_training_stop = True
             control.should_save = False  # as at the last step
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, **event: Any) -> None:
+        logs = event["logs"]
         if "loss" not in logs:
             return
         self.trainer.check_step(logs)
@@ -284,11 +287,11 @@ class _Watch(TrainerCallback):
         )
 
 
-class ReliableSFT(Reliable, SFTTrainer):
+class ReliableSFT(Reliable, SFTTrainer):  # type: ignore[misc]
     """Supervised fine-tuning on finished tokens."""
 
 
-class ReliableDPO(Reliable, DPOTrainer):
+class ReliableDPO(Reliable, DPOTrainer):  # type: ignore[misc]
     """Direct preference optimisation (arXiv 2305.18290) on finished tokens."""
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **options: Any) -> Any:

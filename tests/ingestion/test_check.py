@@ -27,7 +27,16 @@ def fleet(*adapters: dict[str, Any]) -> Recipe:
 def test_the_starter_has_data(tmp_path: Path):
     (tmp_path / "recipe.yaml").write_text(STARTER)
     assert check_data(load_recipe(tmp_path / "recipe.yaml")) == {
-        "iso-dates": {"read": 60, "train": 40, "held_out": 20, "duplicates": 0, "malformed": 0}
+        "iso-dates": {
+            "kind": "chat",
+            "read": 60,
+            "train": 40,
+            "validation": 0,
+            "held_out": 20,
+            "duplicates": 0,
+            "malformed": 0,
+            "near_copies": 0,
+        }
     }
 
 
@@ -45,6 +54,7 @@ def test_the_faults_of_all_adapters_at_once():
         adapter("two"),
         adapter("three", held_out=0),
         adapter("four", rows=None, path="/no/such/rows.csv"),
+        {"name": "five", "data": {"rows": ROWS}},
     )
     with pytest.raises(RequestError) as error:
         check_data(recipe)
@@ -52,6 +62,7 @@ def test_the_faults_of_all_adapters_at_once():
         "adapter 'one': messages.user: column 'question' is not in rows; its columns are q, a",
         "adapter 'three': rows: the target scores held-out rows, but held_out=0 of 10 rows leaves none.",
         "adapter 'four': data file /no/such/rows.csv does not exist",
+        "adapter 'five': rows: its columns are q, a, and are of no known format (alpaca: instruction, output, [input];",
     ]
     found = [str(fault) for fault in error.value.faults]
     assert len(found) == len(starts) and all(map(str.startswith, found, starts))

@@ -1,9 +1,11 @@
 """From rows to chats: templates, malformed rows, duplicates, the split, and the words for what is wrong."""
 
 import json
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pyarrow as pa
@@ -13,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.errors import RequestError
-from tasks.ingestion.dataset import Chat, build_dataset, read_jsonl, split_by_prompt
+from infra.hashing import digest_json
+from tasks.ingestion.dataset import Made, build_dataset, read_jsonl
+from tasks.ingestion.splitting import near_copies, split_by_prompt
 from tasks.recipe.schema import Data
 from tests.publishing import files_under
 
@@ -47,7 +51,12 @@ def faults(build: Callable[..., dict[str, Any]]) -> Callable[..., list[str]]:
     return failing
 
 
-def texts(chats: list[Chat]) -> list[tuple[str, str]]:
+def figures(**changes: Any) -> dict[str, Any]:
+    nothing = dict.fromkeys(("validation", "held_out", "duplicates", "malformed", "near_copies"), 0)
+    return {"kind": "chat", **nothing, **changes}
+
+
+def texts(chats: list[Made]) -> list[tuple[str, str]]:
     return [(chat["prompt"][-1]["content"], chat["completion"][0]["content"]) for chat in chats]
 
 
@@ -66,6 +75,37 @@ def test_templates_make_a_chat(build: Callable[..., dict[str, Any]], tmp_path: P
     assert chat["prompt"] == [{"role": "system", "content": "Add."}, {"role": "user", "content": "1 + 1"}]
     assert chat["completion"] == [{"role": "assistant", "content": "2"}]
     assert len(chat["id"]) == 16
+
+
+@pytest.mark.parametrize(
+    ("templates", "made"),
+    [
+        ({"prompt": "Q: {{ q }}\nA:", "completion": " {{ a }}"}, {"prompt": "Q: 1\nA:", "completion": " None"}),
+        ({"text": "{{ q }} is {{ a }}"}, {"text": "1 is None"}),
+    ],
+)
+def test_templates_make_plain_text(tmp_path: Path, templates: dict[str, str], made: dict[str, str]):
+    # An answer that looks like a missing value is one here: the template says what the column means.
+    data = Data.model_validate({"rows": [{"q": 1, "a": "None"}], "held_out": 0, **templates})
+    kind = "text" if "text" in made else "plain"
+    assert build_dataset(data, tmp_path, needs_held_out=False) == figures(kind=kind, read=1, train=1)
+    (row,) = read_jsonl(tmp_path / "train.jsonl")
+    assert row == {"id": digest_json(made)[:16], **made}
+
+
+@pytest.mark.parametrize(
+    ("templates", "says"),
+    [
+        ({"prompt": "{{ x }}", "completion": "{{ a }}"}, "prompt: column 'x' is not in rows; its columns are q, a"),
+        ({"text": "{{ q"}, "text: '{{ q' is not a Jinja template: unexpected end of template"),
+        ({"prompt": "{{ q }}", "completion": "{{ a[99] }}"}, "rows[0]: completion: str object has no element 99"),
+        ({"text": " {{ '' if a else q }}"}, "rows[0]: text comes out empty"),
+    ],
+)
+def test_templates_of_plain_text_that_are_wrong(tmp_path: Path, templates: dict[str, str], says: str):
+    with pytest.raises(RequestError) as error:
+        build_dataset(Data.model_validate({"rows": ROWS, **templates}), tmp_path, needs_held_out=False)
+    assert str(error.value.faults[0]).startswith(says)
 
 
 def test_no_system_message_unless_there_is_one(build: Callable[..., dict[str, Any]], tmp_path: Path):
@@ -87,7 +127,7 @@ def test_any_text_goes_through_unchanged_and_every_row_is_counted(pairs: list[tu
         try:
             report = build_dataset(data, Path(folder), needs_held_out=False)
         except RequestError as error:
-            assert "leaves none to train on" in str(error) and len({q for q, _ in whole}) == 1
+            assert "leaves none to train on" in str(error) and len({alike(q) for q, _ in whole}) == 1
             return
         train, held_out = (read_jsonl(Path(folder) / f"{split}.jsonl") for split in ("train", "held_out"))
     assert sorted(texts(train) + texts(held_out)) == sorted(whole)
@@ -95,7 +135,7 @@ def test_any_text_goes_through_unchanged_and_every_row_is_counted(pairs: list[tu
     assert report["read"] == len(rows) == sum(report[part] for part in ("train", "held_out", "duplicates", "malformed"))
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("suffix", [".csv", ".json", ".jsonl", ".parquet"])
 def test_every_format_makes_the_same_data_set(build: Callable[..., dict[str, Any]], tmp_path: Path, suffix: str):
     build(held_out=3)
     inline = files_under(tmp_path / "output")
@@ -104,6 +144,8 @@ def test_every_format_makes_the_same_data_set(build: Callable[..., dict[str, Any
         path.write_text("q,a\n" + "".join(f"{row['q']},{row['a']}\n" for row in ROWS))
     elif suffix == ".jsonl":
         jsonl(path, *ROWS)
+    elif suffix == ".json":
+        path.write_text(json.dumps(ROWS))
     else:
         pq.write_table(pa.Table.from_pylist(ROWS), path)
     build(held_out=3, path=str(path))
@@ -113,32 +155,115 @@ def test_every_format_makes_the_same_data_set(build: Callable[..., dict[str, Any
 def test_generated_rows(build: Callable[..., dict[str, Any]]):
     messages = {"user": "{{ written }}", "assistant": "{{ iso }}"}
     report = build(generate="iso-dates", limit=50, messages=messages, held_out=20, needs_held_out=True)
-    assert report == {"read": 50, "train": 30, "held_out": 20, "duplicates": 0, "malformed": 0}
+    assert report == figures(read=50, train=30, held_out=20)
 
 
 # --- the split
 
+PROMPTS = [f"{letter}{mark}" for letter in "abcdefgHIJ" for mark in ("", "?", " ")]
 CHATS = st.lists(
-    st.tuples(st.sampled_from("abcdefghij"), st.sampled_from("xyz")).map(
+    st.tuples(st.sampled_from(PROMPTS), st.sampled_from("xyz")).map(
         lambda pair: {"prompt": [{"role": "user", "content": pair[0]}], "completion": pair[1]}
     ),
     max_size=25,
 )
+TEXTS = st.lists(st.sampled_from(PROMPTS).map(lambda text: {"text": text}), max_size=25)
+PAIRS = st.lists(
+    st.sampled_from(PROMPTS).map(lambda text: {"prompt": text, "chosen": "x", "rejected": "y"}), max_size=25
+)
+SHARES = st.floats(0, 0.99) | st.integers(1, 12).map(float)
 
 
-@given(CHATS, st.floats(0, 0.99) | st.integers(1, 12).map(float), st.integers(0, 99), st.randoms())
-def test_the_split_is_by_prompt(chats: list[Chat], held_out: float, seed: int, random: Any):
-    train, kept = split_by_prompt(chats, held_out, seed)
-    prompts = [{chat["prompt"][0]["content"] for chat in side} for side in (train, kept)]
-    every = {chat["prompt"][0]["content"] for chat in chats}
-    assert not prompts[0] & prompts[1]
-    assert [chat for chat in chats if chat in train] == train and [chat for chat in chats if chat in kept] == kept
-    assert len(train) + len(kept) == len(chats)
-    assert len(prompts[1]) == (round(held_out * len(every)) if held_out < 1 else min(int(held_out), len(every)))
-    mixed = list(chats)
+def asked(row: Made) -> str:
+    prompt = row.get("text") or row["prompt"]
+    return prompt if isinstance(prompt, str) else prompt[0]["content"]
+
+
+def alike(text: str) -> str:
+    return " ".join(re.sub(r"[.,;:!?¡¿…。、！？\"'“”‘’„«»()\[\]{}`]", " ", text.casefold()).split()) or text
+
+
+@given(CHATS | TEXTS | PAIRS, SHARES, SHARES, st.integers(0, 99), st.randoms())
+def test_the_split_is_by_prompt(rows: list[Made], held_out: float, validation: float, seed: int, random: Any):
+    split = split_by_prompt(rows, held_out=held_out, validation=validation, seed=seed)
+    train, validating, kept = ({alike(asked(row)) for row in side} for side in split)
+    every = {alike(asked(row)) for row in rows}
+    assert not train & validating and not train & kept and not validating & kept
+    assert near_copies(split.train, split.validation + split.held_out) == 0
+    assert all([row for row in rows if row in side] == side for side in split)
+    assert sum(map(len, split)) == len(rows)
+    held_out_wanted, validation_wanted = (
+        round(share * len(every)) if share < 1 else int(share) for share in (held_out, validation)
+    )
+    assert len(kept) == min(held_out_wanted, len(every))
+    assert len(validating) == min(validation_wanted, len(every) - len(kept))
+    mixed = list(rows)
     random.shuffle(mixed)
-    _, kept_of_mixed = split_by_prompt(mixed, held_out, seed)  # the order of the rows does not decide
-    assert {chat["prompt"][0]["content"] for chat in kept_of_mixed} == prompts[1]
+    again = split_by_prompt(mixed, held_out=held_out, validation=validation, seed=seed)
+    assert {alike(asked(row)) for row in again.held_out} == kept  # the order of the rows does not decide
+    without = split_by_prompt(rows, held_out=held_out, validation=0, seed=seed)
+    assert without.held_out == split.held_out  # nor does what is taken for validation
+
+
+@given(
+    st.lists(st.integers(0, 40), unique=True, max_size=25), st.floats(0, 0.99), st.floats(0, 0.99), st.integers(0, 9)
+)
+def test_held_out_rows_are_those_that_versions_before_chose(
+    numbers: list[int], held_out: float, validation: float, seed: int
+):
+    rows = [{"prompt": [{"role": "user", "content": f"question {number}"}], "completion": []} for number in numbers]
+    prompts = sorted(digest_json(row["prompt"]) for row in rows)
+    Random(seed).shuffle(prompts)
+    kept = prompts[: round(held_out * len(prompts))]
+    split = split_by_prompt(rows, held_out=held_out, validation=validation, seed=seed)
+    assert sorted(digest_json(row["prompt"]) for row in split.held_out) == sorted(kept)
+
+
+def test_validation_rows_are_written_apart(build: Callable[..., dict[str, Any]], tmp_path: Path):
+    assert build(held_out=3, validation=0.2) == figures(read=10, train=5, validation=2, held_out=3)
+    sides = [read_jsonl(tmp_path / "output" / f"{side}.jsonl") for side in ("train", "validation", "held_out")]
+    assert [len(side) for side in sides] == [5, 2, 3]
+    assert len({q for side in sides for q, _ in texts(side)}) == 10
+    build(held_out=3)
+    assert (tmp_path / "output" / "validation.jsonl").read_text() == ""
+    assert read_jsonl(tmp_path / "output" / "held_out.jsonl") == sides[2]
+
+
+def test_validation_that_leaves_nothing(faults: Callable[..., list[str]]):
+    assert faults(held_out=4, validation=6) == [
+        "rows: 10 rows, of which held_out=4 and validation=6 leave none to train on."
+    ]
+    assert faults(validation=0.04) == [
+        "rows: validation=0.04 of 10 rows leaves none for the validation loss. Raise it, or set it to 0 to train "
+        "without."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "together"),
+    [
+        ("What is it?", "what  is it", True),
+        ('"What" (is) it!', "What is it", True),
+        ("Die Straße", "DIE STRASSE", True),
+        ("3 - 4", "3 * 4", False),
+        ("C++", "C", False),
+        ("1.5", "15", False),
+        ("?", "!", False),
+    ],
+)
+def test_prompts_that_are_alike_stay_together(one: str, other: str, together: bool):
+    rows = [{"prompt": prompt, "completion": "x"} for prompt in (one, other)]
+    sizes = {len(split_by_prompt(rows, held_out=1, validation=0, seed=seed).held_out) for seed in range(4)}
+    assert sizes == {2 if together else 1}
+
+
+def test_a_prompt_that_an_earlier_turn_answers_is_a_near_copy():
+    said = [{"role": role, "content": text} for role, text in [("user", "Who?"), ("assistant", "I."), ("user", "Why?")]]
+    answer = [{"role": "assistant", "content": "So."}]
+    long, short = {"prompt": said, "completion": answer}, {"prompt": [{"role": "user", "content": "who"}]}
+    other = {"prompt": [{"role": "user", "content": "why"}]}
+    assert near_copies([long], [short, other]) == 1
+    assert near_copies([short, other], [long]) == 0
 
 
 def test_the_split_follows_the_seed_and_stays_what_it_is(build: Callable[..., dict[str, Any]], tmp_path: Path):
@@ -294,7 +419,7 @@ def test_max_bad_rows_is_exact_and_what_was_dropped_is_kept(
 ):
     path = jsonl(tmp_path / "rows.jsonl", *ROWS, *["not JSON"] * 150)
     report = build(path=path, held_out=0, max_bad_rows=150)
-    assert report == {"read": 160, "train": 10, "held_out": 0, "duplicates": 0, "malformed": 150}
+    assert report == figures(read=160, train=10, malformed=150)
     kept = json.loads((tmp_path / "output" / "report.json").read_text())
     assert len(kept.pop("dropped")) == 100 and kept == report
     found = faults(path=path, held_out=0, max_bad_rows=149)

@@ -1,6 +1,7 @@
 """Rows from files and inline, each with its place, and files that are damaged."""
 
 import csv
+import gzip
 import json
 import tempfile
 from collections.abc import Callable
@@ -37,12 +38,17 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
+def write_json(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
 def write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
     pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=2)
 
 
 WRITERS: dict[str, Callable[[Path, list[dict[str, Any]]], None]] = {
     ".csv": write_csv,
+    ".json": write_json,
     ".jsonl": write_jsonl,
     ".parquet": write_parquet,
 }
@@ -61,7 +67,7 @@ def test_rows_come_back_as_they_were_written(suffix: str, rows: list[dict[str, s
     assert [row.fault for row in found] == [None] * len(rows)
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".parquet"])
 def test_types_are_kept_where_the_format_has_them(tmp_path: Path, suffix: str):
     rows = [
         {"q": 1, "a": 0.5, "b": True, "c": None, "d": ["x", "y"]},
@@ -90,11 +96,13 @@ def test_a_limit_reads_from_the_start(tmp_path: Path, suffix: str | None, limit:
 
 def test_each_row_says_where_it_stands(tmp_path: Path):
     (tmp_path / "a.csv").write_text('q,a\n1,2\n"two\nlines",3\n\n4,5\n')
+    (tmp_path / "a.json").write_text('[{"q": 1},\n{"q": 2}]')
     (tmp_path / "a.jsonl").write_text('{"q": 1}\n\n{"q": 2}\n')
     write_parquet(tmp_path / "a.parquet", [{"q": 1}, {"q": 2}, {"q": 3}])
     places = {suffix: [row.where for row in read(path=f"{tmp_path}/a{suffix}")] for suffix in WRITERS}
     assert places == {
         ".csv": [f"{tmp_path}/a.csv:{line}" for line in (2, 4, 6)],  # where the row ends
+        ".json": [f"{tmp_path}/a.json:row {index}" for index in (0, 1)],
         ".jsonl": [f"{tmp_path}/a.jsonl:{line}" for line in (1, 3)],
         ".parquet": [f"{tmp_path}/a.parquet:row {index}" for index in (0, 1, 2)],
     }
@@ -102,12 +110,13 @@ def test_each_row_says_where_it_stands(tmp_path: Path):
 
 def test_a_byte_order_mark_is_no_part_of_the_data(tmp_path: Path):
     (tmp_path / "a.csv").write_text("q\n1\n", encoding="utf-8-sig")
+    (tmp_path / "a.json").write_text('[{"q": "1"}]\n', encoding="utf-8-sig")
     (tmp_path / "a.jsonl").write_text('{"q": "1"}\n', encoding="utf-8-sig")
-    for suffix in (".csv", ".jsonl"):
+    for suffix in (".csv", ".json", ".jsonl"):
         assert [row.values for row in read(path=f"{tmp_path}/a{suffix}")] == [{"q": "1"}]
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+@pytest.mark.parametrize("suffix", [".csv", ".json", ".jsonl"])
 def test_an_empty_file_has_no_rows(tmp_path: Path, suffix: str):
     (tmp_path / f"a{suffix}").touch()
     assert read(path=f"{tmp_path}/a{suffix}") == []
@@ -153,6 +162,15 @@ def test_malformed_rows_are_named_and_the_others_read(
     assert len([row for row in rows if row.fault]) == len(faults)
 
 
+def test_what_is_no_object_in_a_json_list_is_one_bad_row(tmp_path: Path):
+    (tmp_path / "a.json").write_text('[{"q": 1}, ["q"], null]')
+    assert [row.fault for row in read(path=f"{tmp_path}/a.json")] == [
+        None,
+        "holds a list, not an object with columns",
+        "holds a NoneType, not an object with columns",
+    ]
+
+
 # --- files that cannot be read on
 
 
@@ -179,7 +197,18 @@ def parquet(damage: Callable[[bytes], bytes]) -> bytes:
             parquet(lambda data: data[:100] + b"\xff" * 50 + data[150:]),
             "a.parquet: not readable as Parquet",
         ),
-        ("a.txt", b"q", r"a.txt ends in '.txt'; allowed are .csv, .jsonl, .parquet"),
+        ("a.json", b'[{"q": 1},\n{"q": 2]', "a.json:2: not readable as JSON: Expecting ',' delimiter."),
+        (
+            "a.json",
+            b'{"q": 1}\n{"q": 2}\n',
+            "a.json:2: not readable as JSON: Extra data; a file with one object per line is named .jsonl.",
+        ),
+        ("a.json", b'{"data": []}', "a.json: holds a dict; a .json file must be one list of objects."),
+        ("a.json", b'[{"q": NaN}]', "a.json: not readable as JSON: NaN is not a JSON number."),
+        ("a.json", b'[{"q": "\xff"}]', "a.json: not readable as JSON: 'utf-8' codec can't decode byte 0xff"),
+        ("a.txt", b"q", r"a.txt ends in '.txt'; allowed are .csv, .json, .jsonl, .parquet"),
+        ("a.jsonl", gzip.compress(b'{"q": 1}\n', mtime=0), "a.jsonl is gzip-compressed; unpack it."),
+        ("a.parquet", b"PK\x03\x04...", "a.parquet is zip-compressed; unpack it."),
         ("a.csv.gz", b"q", r"a.csv.gz ends in '.gz'"),
     ],
 )
@@ -192,7 +221,7 @@ def test_a_file_that_cannot_be_read_says_where(tmp_path: Path, name: str, conten
 
 def test_a_missing_file_tells_what_there_is(tmp_path: Path):
     with pytest.raises(
-        RequestError, match=r"rows.csv does not exist; .* has no .csv, .jsonl, .parquet file. Paths are"
+        RequestError, match=r"rows.csv does not exist; .* has no .csv, .json, .jsonl, .parquet file. Paths are"
     ):
         read(path=str(tmp_path / "rows.csv"))
     for name in ("row.csv", "other.parquet", "notes.txt"):

@@ -306,7 +306,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer_for_repo(self, path: str, body: bytes) -> tuple[Any, dict[str, str]]:
         hub = self.hub
-        found = re.fullmatch(r"/(?:api/models/)?([^/]+/[^/]+?)(\.git/info/lfs/objects/batch|/.*)?", path)
+        found = re.fullmatch(
+            r"/(?:api/models/|(?:api/)?datasets/)?([^/]+/[^/]+?)(\.git/info/lfs/objects/batch|/.*)?", path
+        )
         if found is None or found.group(1) not in hub.repos:
             raise Refused(404, "Repository not found", code="RepoNotFound")
         repo_id, rest = found.group(1), found.group(2) or ""
@@ -327,7 +329,11 @@ class _Handler(BaseHTTPRequestHandler):
             case "GET", "" | "revision":
                 return hub.info(repo_id, repo, hub.at(repo, revision or "main")), {}
             case "GET", "tree":
-                return self._tree_page(hub.tree(hub.at(repo, revision)))
+                revision, _, folder = revision.partition("/")
+                entries = hub.tree(hub.at(repo, revision))
+                if folder and folder not in {entry["path"] for entry in entries}:
+                    raise Refused(404, f"{folder} does not exist", code="EntryNotFound")
+                return self._tree_page([entry for entry in entries if entry["path"].startswith(folder)])
         raise Refused(404, f"this test server does not know {self.command} {path}")
 
     def _tree_page(self, entries: list[dict[str, Any]]) -> tuple[Any, dict[str, str]]:

@@ -47,7 +47,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     rows = tuple({"n": "x" * (number % 7), "a": f"no {number}"} for number in range(20))
-    spec = Data(rows=rows, held_out=0, validation=6, messages={"user": "Question {{ n }} {{ a }}", "assistant": "{{ a }}"})
+    spec = Data(
+        rows=rows, held_out=0, validation=6, messages={"user": "Question {{ n }} {{ a }}", "assistant": "{{ a }}"}
+    )
     build_dataset(spec, folder, needs_held_out=False)
     return folder
 

@@ -89,7 +89,10 @@ def test_a_loss_that_is_not_finite_ends_the_job(base: Path, data: Path, tmp_path
     from safetensors.torch import save_file
 
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(DivergedError, match=r"the loss is nan at step 1, learning rate 0\.01, rows train\.jsonl:\d+(, train\.jsonl:\d+){3}\."):
+    with pytest.raises(
+        DivergedError,
+        match=r"the loss is nan at step 1, learning rate 0\.01, rows train\.jsonl:\d+(, train\.jsonl:\d+){3}\.",
+    ):
         train(broken, data, tmp_path / "adapter")
     assert not (tmp_path / "adapter").exists()
 

@@ -1,0 +1,96 @@
+"""Running out of memory: half the rows, twice the accumulation, down to the floor; really, in a limited process."""
+
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.errors import DivergedError, OutOfMemoryError
+from infra.launch import run_stage
+from tasks.ingestion.dataset import build_dataset
+from tasks.recipe.schema import Data, Training
+from tasks.training.task import within_memory
+from tests.tiny import save_tiny_base
+from tests.training.jobs import training_job
+
+
+def fits(most: int, tried: list[tuple[int, int]]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    def attempt(training: dict[str, Any]) -> dict[str, Any]:
+        batch = training["per_device_train_batch_size"]
+        tried.append((batch, training["gradient_accumulation_steps"]))
+        if batch > most:
+            raise OutOfMemoryError("no memory")
+        return {"loss": 1.0}
+
+    return attempt
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    return Training(per_device_train_batch_size=8, gradient_accumulation_steps=3, **changes).model_dump()
+
+
+@pytest.mark.parametrize(
+    ("most", "tried"),
+    [(8, [(8, 3)]), (2, [(8, 3), (4, 6), (2, 12)]), (1, [(8, 3), (4, 6), (2, 12), (1, 24)])],
+)
+def test_rows_per_step_stay_the_same(most: int, tried: list[tuple[int, int]]) -> None:
+    seen: list[tuple[int, int]] = []
+    facts = within_memory(fits(most, seen), settings(), tell=lambda *_: None)
+    assert seen == tried
+    assert facts == {"loss": 1.0, "out_of_memory_at": [batch for batch, _ in tried[:-1]]}
+
+
+@pytest.mark.parametrize(
+    ("most", "changes", "message"),
+    [
+        (2, {"min_per_device_train_batch_size": 4}, "batches of 4 rows do not fit.*min_per_device_train_batch_size: 4"),
+        (0, {}, "batches of 1 rows do not fit"),
+    ],
+)
+def test_the_floor_is_an_error_that_says_what_to_do(most: int, changes: dict[str, int], message: str) -> None:
+    with pytest.raises(OutOfMemoryError, match=message + ".*gradient_checkpointing: true, method: qlora"):
+        within_memory(fits(most, []), settings(**changes), tell=lambda *_: None)
+
+
+def test_other_errors_are_not_tried_again() -> None:
+    def diverges(training: dict[str, Any]) -> dict[str, Any]:
+        raise DivergedError("the loss is nan")
+
+    with pytest.raises(DivergedError):
+        within_memory(diverges, settings(), tell=lambda *_: None)
+
+
+@pytest.mark.slow
+def test_a_process_that_really_runs_out_of_memory_starts_again_smaller(tmp_path: Path) -> None:
+    base = save_tiny_base(tmp_path / "base")
+    rows = tuple({"n": "n" * 1500 + str(number)} for number in range(64))
+    spec = Data(rows=rows, held_out=0, messages={"user": "{{ n }}", "assistant": "ok"})
+    (tmp_path / "data").mkdir()
+    build_dataset(spec, tmp_path / "data", needs_held_out=False)
+    told: list[str] = []
+
+    def attempt(training: dict[str, Any]) -> dict[str, Any]:
+        batch = training["per_device_train_batch_size"]
+        output = tmp_path / f"output-{batch}"
+        job = training_job(base, tmp_path / "data", output)
+        limits = resource.getrlimit(resource.RLIMIT_DATA)
+        # Enough for the libraries and a few rows of 1,500 tokens; attention alone takes 40 MB a row and layer.
+        resource.setrlimit(resource.RLIMIT_DATA, (3 << 30, limits[1]))
+        try:
+            return run_stage(
+                "tasks.training",
+                {**job, "training": {**job["training"], **training, "gradient_checkpointing": False}},
+                folder=tmp_path / f"work-{batch}",
+                on_line=lambda line: None,
+                env={"OMP_NUM_THREADS": "1"},
+            )
+        finally:
+            resource.setrlimit(resource.RLIMIT_DATA, limits)
+
+    training = Training(per_device_train_batch_size=64, max_steps=1, max_length=2048).model_dump()
+    facts = within_memory(attempt, training, tell=lambda text, *values: told.append(text % values))
+    assert facts["out_of_memory_at"][0] == 64 and facts["per_device_train_batch_size"] < 64
+    assert facts["per_device_train_batch_size"] * facts["gradient_accumulation_steps"] == 64
+    assert told[0] == "out of memory with 64 rows per forward pass; starting again with 32"
