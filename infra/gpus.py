@@ -38,38 +38,59 @@ def devices() -> list[str]:
 def device_slot(
     limit_per_device: int, folder: Path | None = None, *, on_wait: Callable[[str], None] | None = None
 ) -> Iterator[str]:
-    """Hold one of `limit_per_device` places on the device with most free places, and yield its name.
+    """Hold one of `limit_per_device` places on the device with most free places, and yield its name."""
+    with device_slots(1, limit_per_device, folder, on_wait=on_wait) as (device,):
+        yield device
 
-    While all are taken, waits, after one call of `on_wait` with a sentence that says for what. Everybody who
+
+@contextmanager
+def device_slots(
+    count: int, limit_per_device: int, folder: Path | None = None, *, on_wait: Callable[[str], None] | None = None
+) -> Iterator[list[str]]:
+    """Hold one place on each of `count` different devices, those with most free places, and yield their names.
+
+    Without a GPU it is one place on the CPU, however many processes share that. Either all places are taken at once
+    or none, so two who wait never hold what the other needs; who wants many may wait until the others are done.
+
+    While too few are free, waits, after one call of `on_wait` with a sentence that says for what. Everybody who
     gives the same `folder` shares the places, on this machine only; it defaults to one folder per user.
+    RequestError if there are not that many devices.
     """
     if limit_per_device < 1:
         raise RequestError(f"limit_per_device: got {limit_per_device}, allowed are 1 and more jobs per device.")
+    ids = _ids_by_name()
+    there = len(set(ids.values()))
+    if count < 1 or (count > there and CPU not in ids):
+        raise RequestError(
+            f"asked for {count} devices, this machine has {there}: {', '.join(ids)}. Allowed are 1 to {there}; lower "
+            "accelerate.num_processes, or look whether CUDA_VISIBLE_DEVICES hides the others."
+        )
+    wanted = 1 if CPU in ids else count
     folder = folder or Path(tempfile.gettempdir()) / f"tunefleet-{os.getuid()}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    ids = _ids_by_name()
     told = False
-    while (place := _take_place(ids, limit_per_device, folder)) is None:
+    while (places := _take_places(ids, wanted, limit_per_device, folder)) is None:
         if on_wait and not told:
-            on_wait(
-                f"waiting for a free place on {', '.join(ids)}: all taken ({limit_per_device} per device, {folder})"
-            )
+            what = "a free place on" if wanted == 1 else f"free places on {wanted} of"
+            shortage = "all" if wanted == 1 else "too many"
+            on_wait(f"waiting for {what} {', '.join(ids)}: {shortage} taken ({limit_per_device} per device, {folder})")
         told = True
         time.sleep(POLL_SECONDS)
         raise_if_interrupted()
-    name, lock = place
-    with lock:
-        yield name
+    with ExitStack() as held:
+        for lock in places.values():
+            held.enter_context(lock)
+        yield list(places)
 
 
-def _take_place(ids: dict[str, str], limit: int, folder: Path) -> tuple[str, IO[str]] | None:
-    """A locked file of the device with most free places, and the device's name; None if no place is free."""
+def _take_places(ids: dict[str, str], count: int, limit: int, folder: Path) -> dict[str, IO[str]] | None:
+    """{device: a locked file of it} of the `count` devices with most free places; None if fewer have any."""
     with ExitStack() as probed:
         # One at a time may look: a look takes the locks for an instant, and would make others see them as taken.
         while (choosing := _lock(folder / "choosing.lock")) is None:
             time.sleep(POLL_SECONDS / 20)
         probed.enter_context(choosing)
-        best: tuple[int, str, IO[str]] | None = None
+        found: list[tuple[int, str, IO[str]]] = []
         for name, device_id in ids.items():
             # Files beyond the limit are those of runs that allow more: whoever holds one uses the device too.
             files = {folder / f"{device_id}.{place}.lock" for place in range(limit)}
@@ -78,13 +99,14 @@ def _take_place(ids: dict[str, str], limit: int, folder: Path) -> tuple[str, IO[
             for lock in locks:
                 probed.enter_context(lock)
             free = limit - (len(files) - len(locks))
-            if free > 0 and (best is None or free > best[0]):
-                best = (free, name, locks[0])
-        if best is None:
+            if free > 0:
+                found.append((free, name, locks[0]))
+        if len(found) < count:
             return None
-        _, name, lock = best
-        # The stack closes every lock but this one, which a second handle on the same open file keeps.
-        return name, os.fdopen(os.dup(lock.fileno()), "w")
+        chosen = {name: lock for _, name, lock in sorted(found, key=lambda place: -place[0])[:count]}
+        # The stack closes every lock but these, which a second handle on the same open file keeps. In the devices'
+        # own order: neighbours are often joined by the faster link.
+        return {name: os.fdopen(os.dup(chosen[name].fileno()), "w") for name in ids if name in chosen}
 
 
 def _lock(file: Path) -> IO[str] | None:

@@ -70,13 +70,12 @@ def main(run: Callable[[dict[str, Any], Path], Mapping[str, JSON]], argv: Sequen
         raise SystemExit(EXIT_REQUEST)
     job_file = Path(arguments[0]).resolve()
     folder = job_file.parent
-    is_first = os.environ.get("RANK") in (None, "0")
-    if is_first:
+    if _is_first():
         (folder / RESULT).unlink(missing_ok=True)
     _raise_on_sigterm()
     try:
         result = run(json.loads(job_file.read_text(encoding="utf-8")), folder)
-        if is_first:
+        if _is_first():
             write_json(folder / RESULT, result)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # done: nothing is left that could be preempted
     except Exception as error:
@@ -90,10 +89,19 @@ def main(run: Callable[[dict[str, Any], Path], Mapping[str, JSON]], argv: Sequen
 
 
 def progress(**fields: JSON) -> None:
-    """Report how far the stage is: one line, which the launching side turns back into a dict (at most 64 KiB)."""
+    """Report how far the stage is: one line, which the launching side turns back into a dict (at most 64 KiB).
+
+    Of several processes that train together only the first is heard.
+    """
+    if not _is_first():
+        return
     # One write: the lines of several processes share a pipe, which keeps writes below 4 KiB whole.
     sys.stdout.write(f"{PROGRESS}{json.dumps(fields)}\n")
     sys.stdout.flush()
+
+
+def _is_first() -> bool:
+    return os.environ.get("RANK") in (None, "0")
 
 
 def split_progress(line: str) -> tuple[str, dict[str, Any] | None]:

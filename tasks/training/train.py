@@ -44,6 +44,7 @@ def train(job: Mapping[str, Any], work: Path) -> dict[str, Any]:
     assert_world_size(processes)
     model = methods.trainable(job["method"], base, job["lora"], device, work)
     started_from = methods.fingerprint(model)
+    trainable, total = methods.count(model)
     kind: Any = ReliableDPO if is_preference else ReliableSFT
     trainer: Any = kind(
         model=model,
@@ -62,7 +63,6 @@ def train(job: Mapping[str, Any], work: Path) -> dict[str, Any]:
     if steps != total_steps and not trainer.stopped_early:
         raise StageError(f"training ended after {steps} of {total_steps} steps.")
     methods.refuse_untrained(trainer.model, started_from)
-    trainable, total = methods.count(model)
     methods.save(trainer, job["method"], job["lora"], Path(job["output"]), base, job["base_name"], work)
     losses = curve.validation(log)
     return {
@@ -142,6 +142,7 @@ def _arguments(job: Mapping[str, Any], work: Path, rows: int, *, validates: bool
         report_to=list(training["report_to"]),
         run_name=job.get("name"),
         disable_tqdm=True,
+        ddp_find_unused_parameters=False,
         dataloader_num_workers=0,
         dataloader_pin_memory=not on_cpu,
     )

@@ -96,10 +96,10 @@ class Reliable:
 
     def shall_stop(self: Any) -> bool:
         """Whether any process of this job was asked to stop: all must end after the same step."""
-        if self.args.world_size == 1:
-            return self._asked_to_stop
-        asked = torch.tensor([float(self._asked_to_stop)], device=self.args.device)
-        return bool(self.accelerator.reduce(asked, "sum").item())
+        if self.args.world_size > 1:
+            asked = torch.tensor([float(self._asked_to_stop)], device=self.args.device)
+            self._asked_to_stop = bool(self.accelerator.reduce(asked, "sum").item())
+        return self._asked_to_stop
 
     # --- a loss that means something
 
@@ -216,7 +216,9 @@ class Reliable:
             return super()._get_train_sampler(train_dataset)  # type: ignore[misc]
         lengths = [len(row["input_ids"]) for row in self.train_dataset]
         return SeededLengthSampler(
-            self.args.train_batch_size * self.args.gradient_accumulation_steps, lengths=lengths, seed=self.args.seed
+            self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps,
+            lengths=lengths,
+            seed=self.args.seed,
         )
 
 
@@ -253,6 +255,8 @@ class _Watch(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.trainer._total_train_tokens = curve.tokens(state.log_history)  # TRL starts it at 0 after a resume
         self.tokens_before = self.trainer._total_train_tokens
+        for point in curve.validation(state.log_history):  # whoever listens now has not heard them before a crash
+            stage_process.progress(**point)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.trainer._batches.clear()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from infra.errors import RequestError
-from infra.gpus import device_slot, devices
+from infra.gpus import device_slot, device_slots, devices
 from infra.launch import interruption_stops_stages
 from infra.settings import PROJECT
 
@@ -105,6 +105,66 @@ def test_a_smaller_limit_counts_the_places_of_a_larger_one(tmp_path: Path) -> No
     assert not waits(1, tmp_path)
 
 
+@pytest.mark.usefixtures("three_gpus")
+def test_several_places_are_on_different_devices_and_the_emptiest(tmp_path: Path) -> None:
+    with device_slot(2, tmp_path) as first:
+        assert first == "cuda:0"
+        with device_slots(2, 2, tmp_path) as pair:
+            assert pair == ["cuda:1", "cuda:2"]
+            with device_slots(3, 2, tmp_path, on_wait=pytest.fail) as all_of_them:
+                assert all_of_them == ["cuda:0", "cuda:1", "cuda:2"]
+            assert waits(2, tmp_path, count=3) is False  # freed again
+            with device_slot(2, tmp_path) as last:
+                assert waits(2, tmp_path, count=3)  # cuda:0 is full, so all three are not to be had
+                assert last == "cuda:0"
+
+
+@pytest.mark.usefixtures("three_gpus")
+def test_who_waits_for_several_holds_none(tmp_path: Path) -> None:
+    said: list[str] = []
+    waits_now = threading.Event()
+
+    def on_wait(sentence: str) -> None:
+        said.append(sentence)
+        waits_now.set()
+
+    def all_three() -> list[str]:
+        with device_slots(3, 1, tmp_path, on_wait=on_wait) as names:
+            return names
+
+    with ThreadPoolExecutor() as pool:
+        with device_slot(1, tmp_path):
+            waiting = pool.submit(all_three)
+            assert waits_now.wait(30)
+            assert not waits(1, tmp_path, count=2)  # all that the waiting one could hold
+            assert not waiting.done()
+        assert waiting.result(30) == ["cuda:0", "cuda:1", "cuda:2"]
+    assert len(said) == 1 and "waiting for free places on 3 of cuda:0, cuda:1, cuda:2" in said[0]
+
+
+@pytest.mark.usefixtures("three_gpus")
+@pytest.mark.parametrize("count", [0, 4])
+def test_more_devices_than_there_are_is_refused(tmp_path: Path, count: int) -> None:
+    message = f"asked for {count} devices, this machine has 3: cuda:0, cuda:1, cuda:2"
+    with pytest.raises(RequestError, match=message), device_slots(count, 1, tmp_path):
+        pass
+
+
+@pytest.mark.usefixtures("three_gpus")
+def test_one_gpu_named_twice_is_one_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,1")
+    with pytest.raises(RequestError, match="asked for 2 devices, this machine has 1"), device_slots(2, 2, tmp_path):
+        pass
+
+
+def test_the_cpu_is_one_place_whatever_the_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with device_slots(4, 1, tmp_path) as names:
+        assert names == ["cpu"]
+        assert waits(1, tmp_path)
+        assert not waits(2, tmp_path, count=4)
+
+
 def test_a_limit_below_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="limit_per_device: got 0"), device_slot(0, tmp_path):
         pass
@@ -144,12 +204,12 @@ class Stop(Exception):
     pass
 
 
-def waits(limit: int, folder: Path) -> bool:
+def waits(limit: int, folder: Path, count: int = 1) -> bool:
     def stop(sentence: str) -> None:
         raise Stop
 
     try:
-        with device_slot(limit, folder, on_wait=stop):
+        with device_slots(count, limit, folder, on_wait=stop):
             return False
     except Stop:
         return True
@@ -173,6 +233,28 @@ def test_a_killed_holder_frees_its_slot(tmp_path: Path) -> None:
         holder.kill()
         holder.wait()
         assert not waits(1, tmp_path)
+
+
+PAIRS = """
+import sys
+from pathlib import Path
+from infra.gpus import device_slots
+folder = Path(sys.argv[1])
+for _ in range(5):
+    with device_slots(2, 1, folder / "slots") as names:
+        mine = [folder / f"inside-{name}" for name in names]
+        for file in mine:
+            file.touch(exist_ok=False)  # fails if somebody else is on the device
+        for file in mine:
+            file.unlink()
+"""
+
+
+@pytest.mark.usefixtures("three_gpus")
+def test_pairs_from_three_devices_neither_collide_nor_deadlock(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PAIRS, str(tmp_path)]
+    processes = [subprocess.Popen(command, cwd=PROJECT) for _ in range(4)]
+    assert [process.wait(60) for process in processes] == [0] * 4
 
 
 COUNTER = """
