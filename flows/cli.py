@@ -9,13 +9,17 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import cyclopts
 from cyclopts import Parameter
 
 from infra.errors import RequestError, TunefleetError
+
+if TYPE_CHECKING:
+    from tasks.recipe.schema import Recipe
 
 app = cyclopts.App(
     name="tunefleet",
@@ -27,15 +31,17 @@ Set = Annotated[
     tuple[str, ...],
     Parameter(name="--set", negative=(), help="KEY=VALUE over the recipe, e.g. training.learning_rate=1e-4"),
 ]
+StoreOption = Annotated[
+    str | None, Parameter(help="folder or s3://bucket/prefix; default $TUNEFLEET_STORE or .tunefleet")
+]
+Only = Annotated[str | None, Parameter(help="only the adapter of this name")]
 
 
 @app.command
 def run(
     recipe: Path,
     *,
-    store: Annotated[
-        str | None, Parameter(help="folder or s3://bucket/prefix; default $TUNEFLEET_STORE or .tunefleet")
-    ] = None,
+    store: StoreOption = None,
     set_: Set = (),
     json_: Annotated[bool, Parameter(name="--json", negative=(), help="print the summary as JSON")] = False,
 ) -> int:
@@ -87,6 +93,65 @@ def validate(
 
 
 @app.command
+def preview(
+    recipe: Path,
+    *,
+    set_: Set = (),
+    adapter: Only = None,
+    rows: Annotated[int, Parameter(help="rows to show of each adapter")] = 3,
+    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+) -> int:
+    """Show training rows as the model sees them: what is trained, how long they are, what is too long.
+
+    Example: tunefleet preview deployments/recipes/demo.yaml --rows 2
+    """
+    loaded = _load_for_a_look(recipe, set_, adapter)
+    if rows < 0:
+        raise RequestError(f"--rows is {rows}; allowed are 0 and more.")
+    from tasks.planning.preview import make_preview
+
+    answer = make_preview(loaded, rows)
+    if json_:
+        print(json.dumps(answer, ensure_ascii=False))
+        return 0
+    from rich.console import Console
+
+    from tasks.planning.preview_table import print_preview
+
+    print_preview(answer, Console(highlight=False))
+    return 0
+
+
+@app.command
+def plan(
+    recipe: Path,
+    *,
+    store: StoreOption = None,
+    set_: Set = (),
+    adapter: Only = None,
+    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+) -> int:
+    """Say what a run would take: steps, parameters, memory, time, disk. Starts nothing, loads no weights.
+
+    Example: tunefleet plan deployments/recipes/demo.yaml
+    """
+    loaded = _load_for_a_look(recipe, set_, adapter)
+    from infra.settings import default_store
+    from tasks.planning.plan import make_plan
+
+    answer = make_plan(loaded, store or default_store())
+    if json_:
+        print(json.dumps(answer, ensure_ascii=False))
+        return 0
+    from rich.console import Console
+
+    from tasks.planning.plan_table import print_plan
+
+    print_plan(answer, Console(highlight=False))
+    return 0
+
+
+@app.command
 def init(path: Path = Path("recipe.yaml")) -> int:
     """Write a small recipe to start from, every choice commented. Never overwrites a file.
 
@@ -115,6 +180,24 @@ def schema() -> int:
 
     print(json.dumps(Recipe.model_json_schema(), indent=1))
     return 0
+
+
+def _load_for_a_look(path: Path, overrides: tuple[str, ...], only: str | None) -> "Recipe":
+    """The recipe, or the one adapter of it that is asked for; libraries are kept from chatting over the answer."""
+    from tasks.recipe.loading import load_recipe
+
+    loaded = load_recipe(path, overrides)
+    if only is not None:
+        names = [adapter.name for adapter in loaded.adapters]
+        if only not in names:
+            raise RequestError(f"--adapter {only!r} is not in {path}; its adapters are {', '.join(names)}.")
+        loaded = loaded.model_copy(update={"adapters": (loaded.adapters[names.index(only)],)})
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.simplefilter("ignore", FutureWarning)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    return loaded
 
 
 class _WithoutTraceback(logging.Filter):

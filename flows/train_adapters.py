@@ -1,7 +1,7 @@
 """The product on one page: from a recipe to adapters that are released, or not, for reasons that are kept.
 
-recipe -> check destinations -> ingest rows, import base -> preflight -> train -> evaluate base + adapters
-       -> judge -> gate -> merge -> publish -> summary
+recipe -> check destinations -> ingest rows, import base -> preflight -> train, or draw a prompt's examples
+       -> evaluate base + adapters -> judge -> gate -> merge -> publish -> summary
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from prefect import flow
 from infra.errors import GateNotPassed, TunefleetError
 from infra.launch import interruption_stops_stages
 from infra.settings import default_store
-from tasks.artifacts import AdapterOutcome, Lineage, StageResult
+from tasks.artifacts import AdapterOutcome, Lineage, StageResult, quantization_of
 from tasks.evaluation.scoring import Scores
 from tasks.evaluation.task import evaluate
 from tasks.forgetting.task import gate, judge_adapter
@@ -19,9 +19,10 @@ from tasks.gathering import Stopwatch, all_results, each_result
 from tasks.ingestion.task import import_base, ingest
 from tasks.merging.task import merge
 from tasks.preflight.task import preflight
+from tasks.prompting.task import draw_shots
 from tasks.publishing.task import check, publish
-from tasks.recipe.loading import load_recipe
-from tasks.recipe.schema import Recipe
+from tasks.recipe.loading import load_recipe, prepared
+from tasks.recipe.schema import Artifact, Recipe
 from tasks.reporting.task import report
 from tasks.runs import Run, new_run
 from tasks.training.task import train
@@ -35,9 +36,10 @@ def train_adapters(recipe: Recipe | str, store: str | None = None) -> dict[str, 
     Returns the summary that is also left in the store. RequestError, before any training, if something about the
     request is wrong; an adapter that fails does not stop the others.
     """
-    recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe.resolved()
+    recipe = load_recipe(recipe) if isinstance(recipe, str) else prepared(recipe)
     run, watch = new_run(store or default_store()), Stopwatch()
-    fleet = [AdapterOutcome(adapter) for adapter in recipe.adapters]
+    fleet = [AdapterOutcome(adapter, quantization_of(recipe, adapter)) for adapter in recipe.adapters]
+    prompts = [one for one in fleet if one.method == "prompt"]
 
     with watch("prepare"):
         check(recipe)
@@ -45,26 +47,29 @@ def train_adapters(recipe: Recipe | str, store: str | None = None) -> dict[str, 
         data = all_results({one.name: ingest.submit(run, one.adapter) for one in fleet})
         base = importing.result()
         checked = preflight(run, recipe, base, data)
+        prompted = all_results({one.name: draw_shots.submit(run, one.adapter, data[one.name]) for one in prompts})
 
     with watch("train"):
         limit = recipe.adapters_per_device
+        learners = [one for one in fleet if one.method != "prompt"]
         trained, failed = each_result(
-            {one.name: train.submit(run, one.adapter, base, data[one.name], per_device=limit) for one in fleet}
+            {one.name: train.submit(run, one.adapter, base, data[one.name], per_device=limit) for one in learners}
         )
+        trained |= prompted
 
     with watch("evaluate"):
         scores: dict[str, Scores] = {}
-        for method in sorted({one.method for one in fleet if one.name in trained}):
-            scores[method], unscored = evaluate(run, recipe, method, base=base, data=data, trained=trained)
+        for precision in sorted({one.quantization for one in fleet if one.name in trained}):
+            scores[precision], unscored = evaluate(run, recipe, precision, base=base, data=data, trained=trained)
             failed |= unscored
 
     with watch("release"):
         for one in fleet:
             one.trained, one.error = trained.get(one.name), failed.get(one.name)
             if one.trained and not one.error:
-                release(run, recipe, one, one.trained, base=base, data=data[one.name], scores=scores[one.method])
+                release(run, recipe, one, one.trained, base=base, data=data[one.name], scores=scores[one.quantization])
 
-    return report(run, recipe, fleet, base=base, made=[base, checked, *data.values()], scores=scores, timings=watch)
+    return report(run, recipe, fleet, base=base, data=data, made=[base, checked], scores=scores, timings=watch)
 
 
 def release(
@@ -77,17 +82,23 @@ def release(
     data: StageResult,
     scores: Scores,
 ) -> None:
-    """Judge one trained adapter and, with a PASS, merge and publish it; `one` keeps what came of it."""
+    """Judge one trained adapter and, with a PASS, merge and publish it; `one` keeps what came of it.
+
+    A prompt is only compared. A fully fine-tuned model is published as it is: there is nothing to merge.
+    """
     try:
         one.judged, one.verdict = judge_adapter(run, recipe, one.adapter, trained, scores)
+        if one.method == "prompt":
+            return
         gate(one.name, one.verdict, trained.ref.digest)
-        artifacts = {"adapter": trained}
-        if "merged" in recipe.publish.what:
+        what_to_publish: tuple[Artifact, ...] = ("merged",) if one.method == "full" else recipe.publish.what
+        artifacts = dict.fromkeys(what_to_publish, trained)
+        if "merged" in artifacts and one.method != "full":
             artifacts["merged"] = one.merged = merge(run, one.name, base=base, data=data, trained=trained)
         lineage = Lineage(trained=trained, base=base, data=data, verdict=one.verdict)
         for place in recipe.publish.to:
-            for what in recipe.publish.what:
-                one.published.append(publish(run, recipe, one.adapter, what, place, artifacts[what], lineage))
+            for what, artifact in artifacts.items():
+                one.published.append(publish(run, recipe, one.adapter, what, place, artifact, lineage))
     except GateNotPassed:
         pass  # not an error of the run: the verdict and its reasons stand in the summary
     except TunefleetError as error:

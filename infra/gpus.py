@@ -31,7 +31,7 @@ def devices() -> list[str]:
 
     Numbers count within CUDA_VISIBLE_DEVICES, if that is set.
     """
-    return list(_ids_by_name())
+    return list(ids_by_name())
 
 
 @contextmanager
@@ -58,7 +58,7 @@ def device_slots(
     """
     if limit_per_device < 1:
         raise RequestError(f"limit_per_device: got {limit_per_device}, allowed are 1 and more jobs per device.")
-    ids = _ids_by_name()
+    ids = ids_by_name()
     there = len(set(ids.values()))
     if count < 1 or (count > there and CPU not in ids):
         raise RequestError(
@@ -123,7 +123,7 @@ def _lock(file: Path) -> IO[str] | None:
 # --- which devices there are
 
 
-def _ids_by_name() -> dict[str, str]:
+def ids_by_name() -> dict[str, str]:
     """{name in this process: id of the hardware}. Two processes may call different GPUs cuda:0."""
     present = _gpu_uuids()
     wanted = os.environ.get("CUDA_VISIBLE_DEVICES")

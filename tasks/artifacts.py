@@ -1,12 +1,12 @@
 """What stages hand to each other: small frozen references and figures, never live objects."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from infra.storage import ArtifactRef
-from tasks.recipe.schema import Adapter
+from tasks.recipe.schema import Adapter, Recipe
 
 
 class StageResult(BaseModel):
@@ -30,12 +30,22 @@ class Lineage(BaseModel):
     verdict: dict[str, Any]  # the content of verdict.json
 
 
+def quantization_of(recipe: Recipe, adapter: Adapter) -> Literal["none", "nf4"]:
+    """The precision of the base that `adapter` is compared with: the one it trains on.
+
+    A prompt trains on none; it is asked in the precision of the recipe's own method.
+    """
+    method = recipe.method if adapter.method == "prompt" else adapter.method
+    return "nf4" if method == "qlora" else "none"
+
+
 @dataclass
 class AdapterOutcome:
     """What became of one adapter of a fleet; the flow fills it in as it goes."""
 
     adapter: Adapter
-    trained: StageResult | None = None
+    quantization: Literal["none", "nf4"]
+    trained: StageResult | None = None  # for a prompt, its examples
     judged: StageResult | None = None
     merged: StageResult | None = None
     verdict: dict[str, Any] | None = None  # the content of verdict.json
@@ -52,9 +62,11 @@ class AdapterOutcome:
 
     @property
     def status(self) -> str:
-        """published, passed, failed, inconclusive or error."""
+        """published, passed, failed, inconclusive, error; or compared, for a prompt, which has no gate."""
         if self.error or self.verdict is None:
             return "error"
+        if self.method == "prompt":
+            return "compared"
         if self.published:
             return "published"
         return {"PASS": "passed", "FAIL": "failed", "INCONCLUSIVE": "inconclusive"}[self.verdict["verdict"]]

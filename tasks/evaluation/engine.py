@@ -1,89 +1,35 @@
-"""Scoring: the base is loaded once, adapters are swapped on it, each task leaves one record per document.
+"""Scoring: each side answers its cells in turn, and each cell leaves one record per document.
 
-A *cell* is one task answered by one side (the base, or an adapter). Cells are scored one at a time, so that the
-batches of a task never depend on which other tasks stand beside it, and are the same for base and adapter.
-lm-eval's own request cache stays off: its key leaves the model out.
+A *cell* is one task answered by one side: the base, an adapter on it, a fully fine-tuned model in its place, or the
+base behind examples. Cells are scored one at a time, so that the batches of a task never depend on which other tasks
+stand beside it, and are the same for base and adapter. lm-eval's own request cache stays off: its key leaves the
+model out.
 """
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import MethodType
 from typing import Any
 
-import torch
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
-from peft import PeftModel
-from torch import nn
-from transformers import AutoTokenizer
 
 from infra import stage_process
 from infra.errors import StageError
+from tasks.evaluation.bench import Bench, as_trained
 from tasks.evaluation.catalogue import task_manager
-from tasks.evaluation.documents import generation_task, probe_documents, target_documents
+from tasks.evaluation.documents import NO_SHOTS, probe_task, target_task
 from tasks.evaluation.records import records_of, write_records
-from tasks.training.models import Quantization, load_base
+from tasks.ingestion.dataset import read_jsonl
 
 SEED = 1234  # of few-shot draws; generation is greedy
 
 
-class Bench:
-    """One base model in memory, and the adapters that take turns on it."""
-
-    def __init__(self, base: Path, quantization: Quantization, device: str, batch_size: int):
-        self.tokenizer = AutoTokenizer.from_pretrained(base)
-        self._base = load_base(base, quantization, device).eval()
-        self._model: Any = self._base
-        self._batch_size = batch_size
-        _keep_packed(self._base)
-        self._probe_logits(self._base)  # packs the weights, so that every side is answered from the same ones
-
-    @contextmanager
-    def answering_as(self, adapter: Path | None) -> Iterator[HFLM]:
-        """lm-eval's model of one side: the base itself for None, else the base with this adapter on it.
-
-        StageError if the adapter leaves the logits as they are: then the base would be scored under its name.
-        """
-        if adapter is None:
-            yield self._as_lm(self._base)
-            return
-        before = self._probe_logits(self._base)
-        adapted = PeftModel.from_pretrained(self._base, adapter).eval()
-        try:
-            if torch.equal(self._probe_logits(adapted), before):
-                raise StageError(f"{adapter}: the adapter does not change the base's logits; it was not applied.")
-            yield self._as_lm(adapted)
-        finally:
-            self._base = adapted.unload()
-
-    def _as_lm(self, model: Any) -> HFLM:
-        # Log-probabilities in float32: a softmax in bfloat16 rounds a document's sum to the nearest half.
-        return HFLM(pretrained=model, tokenizer=self.tokenizer, batch_size=self._batch_size, softmax_dtype="float32")
-
-    @torch.inference_mode()
-    def _probe_logits(self, model: Any) -> torch.Tensor:
-        """Logits (1, tokens, vocabulary) of a short fixed text."""
-        ids = self.tokenizer("The quick brown fox jumps over the lazy dog.", return_tensors="pt").input_ids
-        return model(ids.to(self._base.device)).logits.float()
-
-
-def _keep_packed(model: Any) -> None:
-    """Keep bitsandbytes from unpacking 4-bit weights whenever somebody asks for a state_dict, as PEFT does.
-
-    On CPUs with AVX512-bf16, the first forward repacks the weights; Linear4bit's state_dict undoes that and quantises
-    the scales anew, which changes them (seen in 0.50.2). So loading an adapter would change the base under it.
-    """
-    for module in model.modules():
-        if type(module).__name__ == "Linear4bit":
-            module._save_to_state_dict = MethodType(nn.Linear._save_to_state_dict, module)
-
-
 def score_cell(lm: HFLM, cell: dict[str, Any], output: Path) -> dict[str, Any]:
     """Score one task and leave records.parquet and results.json in `output`; return the task's figures."""
-    loaded, template = _load(cell, lm.tokenizer)
+    if cell["kind"] != "general":
+        lm = as_trained(lm)
+    loaded, template = _load(cell, lm)
     started = time.monotonic()
     # lm-eval's `evaluate`, not `simple_evaluate`: that one also asks git and pip about the machine, a second each time.
     results = evaluate(
@@ -115,18 +61,20 @@ def score_cell(lm: HFLM, cell: dict[str, Any], output: Path) -> dict[str, Any]:
     }
 
 
-def _load(cell: dict[str, Any], tokenizer: Any) -> tuple[Any, bool]:
+def _load(cell: dict[str, Any], lm: HFLM) -> tuple[Any, bool]:
     """The cell's task or group as lm-eval loads it, ready to evaluate; and whether to apply the chat template."""
+    name = cell["name"]
+    template = False
     if cell["kind"] == "general":
-        spec: Any = cell["name"]
+        spec: Any = name
         template = cell["apply_chat_template"]
+    elif cell["kind"] == "target":
+        rows = read_jsonl(Path(cell["data"]) / f"{cell['split']}.jsonl")[: cell["limit"]]
+        prompting = json.loads((Path(cell["prompt"]) / "prompt.json").read_text()) if cell.get("prompt") else NO_SHOTS
+        longest, room = cell["max_new_tokens"], lm.max_length
+        spec = target_task(name, lm.tokenizer, rows, max_new_tokens=longest, prompting=prompting, room=room)
     else:
-        if cell["kind"] == "target":
-            documents = target_documents(tokenizer, Path(cell["data"]), cell["split"], cell["limit"])
-        else:
-            documents = probe_documents(tokenizer, cell["questions"])
-        end, longest = tokenizer.eos_token, cell["max_new_tokens"]
-        spec, template = generation_task(cell["name"], documents, end=end, max_new_tokens=longest), False
+        spec = probe_task(name, lm.tokenizer, cell["questions"], max_new_tokens=cell["max_new_tokens"])
     manager = task_manager(spec if isinstance(spec, str) else None, cell.get("include_path"))
     loaded = manager.load([spec])
     tasks = loaded["tasks"].values()
@@ -143,18 +91,21 @@ def run(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Score the cells of every side in `job`; a side that fails is reported and does not stop the others."""
     bench = Bench(Path(job["base"]), job["quantization"], job["device"], job["batch_size"])
     cells = sum(len(side["cells"]) for side in job["sides"])
-    done = 0
     facts: dict[str, Any] = {}
     failed: dict[str, str] = {}
-    for side in job["sides"]:
+
+    def answer(side: dict[str, Any]) -> None:  # a function, so that nothing keeps a side's model beyond its turn
+        model, adapter = (Path(side[role]) if side.get(role) else None for role in ("model", "adapter"))
+        with bench.answering_as_model(model) if model else bench.answering_as(adapter) as lm:
+            for cell in side["cells"]:
+                output = Path(cell["output"])
+                output.mkdir(parents=True, exist_ok=True)
+                facts[cell["key"]] = score_cell(lm, cell, output)
+                stage_process.progress(side=side["name"], done=len(facts), of=cells, **facts[cell["key"]])
+
+    for side in sorted(job["sides"], key=lambda side: bool(side.get("model"))):  # the base is put away only once
         try:
-            with bench.answering_as(Path(side["adapter"]) if side["adapter"] else None) as lm:
-                for cell in side["cells"]:
-                    output = Path(cell["output"])
-                    output.mkdir(parents=True, exist_ok=True)
-                    facts[cell["key"]] = score_cell(lm, cell, output)
-                    done += 1
-                    stage_process.progress(side=side["name"], done=done, of=cells, **facts[cell["key"]])
+            answer(side)
         except StageError as error:
             failed[side["name"]] = str(error)
     return {"facts": facts, "failed": failed}

@@ -16,7 +16,7 @@ One Parquet file a cell, one row a document, in the order asked:
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -104,9 +104,12 @@ def read_records(path: Path) -> list[Record]:
     return pq.read_table(path, schema=SCHEMA).to_pylist()
 
 
-def scores_by_document(path: Path) -> dict[str, float]:
-    """{document: score}, keyed by id and content, so that a changed document cannot be paired by accident."""
+def scores_by_document(path: Path, same: Literal["prompt_digest", "doc_digest"] = "prompt_digest") -> dict[str, float]:
+    """{document: score}, keyed by id and content, so that a changed document cannot be paired by accident.
+
+    Content is what the model was asked; the document itself where one of the two answers had examples before it.
+    """
     return {
-        f"{record['doc_id']} {record['prompt_digest']}": math.nan if record["score"] is None else record["score"]
+        f"{record['doc_id']} {record[same]}": math.nan if record["score"] is None else record["score"]
         for record in read_records(path)
     }

@@ -2,7 +2,8 @@
 
     recipe -> cells of base and adapters -> lookup by key -> one process scores the missing ones -> store
 
-The base's cells hold nothing of any adapter but the documents, so the base is scored once per task, ever.
+The base's cells hold nothing of any adapter but the documents, so the base is scored once per task and precision,
+ever, whichever methods are compared with it.
 """
 
 from collections.abc import Callable, Sequence
@@ -58,9 +59,13 @@ def cells_of(
     base: StageResult,
     data: dict[str, StageResult],
     trained: dict[str, StageResult],
-    data_folder: Callable[[str], str],
+    folder_of: Callable[[StageResult], str],
 ) -> list[Cell]:
-    """Every cell of `adapters` (which share `quantization`) and of their base, the base's first."""
+    """Every cell of `adapters` (which share `quantization`) and of their base, the base's first.
+
+    A prompt is asked its own target only: its weights are the base's, so there is nothing that it could forget.
+    Without examples its cells are the base's own.
+    """
     evaluation = recipe.evaluation
     versions = library_versions()
     common = {
@@ -70,32 +75,37 @@ def cells_of(
         "device": device,
     }
     suites = folder_digest(evaluation.include_path)
+    prompts = {adapter.name: adapter.num_fewshot for adapter in adapters if adapter.method == "prompt"}
     asked: dict[str, tuple[dict[str, Any], dict[str, str], dict[str, Any]]] = {}
-    for task in evaluation.general:
-        spec = {"kind": "general", "name": task.task, **task.model_dump(exclude={"task", "margin"})}
-        asked[task.task] = (spec, {"suites": suites}, {"include_path": evaluation.include_path})
-    if evaluation.probes:
+    if len(prompts) < len(adapters):
+        for task in evaluation.general:
+            spec = {"kind": "general", "name": task.task, **task.model_dump(exclude={"task", "margin"})}
+            asked[task.task] = (spec, {"suites": suites}, {"include_path": evaluation.include_path})
+    if evaluation.probes and len(prompts) < len(adapters):
         spec = {"kind": "probe", "name": PROBES, "questions": evaluation.probes, "max_new_tokens": PROBE_TOKENS}
         asked[PROBES] = (spec, {}, {})
+    general = list(asked)
     targets: dict[str, list[str]] = {}
     for adapter in adapters:
         for split in adapter.target.splits:
             name = target_name(adapter.name, split)
             target = adapter.target.model_dump(include={"max_new_tokens", "limit"})
             spec = {"kind": "target", "split": split, **target}
-            job = {"name": name, "data": data_folder(adapter.name)}
+            job = {"name": name, "data": folder_of(data[adapter.name])}
             asked[name] = (spec, {"data": data[adapter.name].ref.digest}, job)
             targets.setdefault(adapter.name, []).append(name)
 
     def cell(side: str, name: str) -> Cell:
         spec, upstream, job = asked[name]
-        side_digest = {} if side == BASE else {"adapter": trained[side].ref.digest}
-        upstream = {"base": base.ref.digest, **upstream, **side_digest}
+        upstream = {"base": base.ref.digest, **upstream}
+        if prompts.get(side):
+            upstream["prompt"], job = trained[side].ref.digest, {**job, "prompt": folder_of(trained[side])}
+        elif side not in prompts and side != BASE:
+            upstream["adapter"] = trained[side].ref.digest
         return Cell(side, name, {**common, **spec}, upstream, {**spec, **job})
 
-    general = [name for name in asked if asked[name][0]["kind"] != "target"]
     own = {BASE: [name for names in targets.values() for name in names], **targets}
-    return [cell(side, name) for side in own for name in [*general, *own[side]]]
+    return [cell(side, name) for side in own for name in [*([] if side in prompts else general), *own[side]]]
 
 
 def score(
@@ -109,7 +119,10 @@ def score(
     `score_missing(sides, work)` runs the process for the cells that are not in the store, on first need.
     """
     store = run.store
-    missing = [cell for cell in cells if store.lookup("score", cell.key) is None]
+    missing: dict[str, Cell] = {}  # by key: adapters with the same rows share their base's cells
+    for cell in cells:
+        if store.lookup("score", cell.key) is None:
+            missing.setdefault(cell.key, cell)
     answer: dict[str, Any] = {}
     folder: dict[str, Path] = {}
 
@@ -117,8 +130,8 @@ def score(
         def make(work: Path, output: Path) -> dict[str, Any]:
             if not answer:
                 process = work.parent / f"evaluate-{cell.key[:12]}"
-                folder.update({other.key: process / "cells" / other.key[:16] for other in missing})
-                answer.update(score_missing(_sides(missing, folder), process))
+                folder.update({key: process / "cells" / key[:16] for key in missing})
+                answer.update(score_missing(_sides(list(missing.values()), folder), process))
             if cell.key not in answer["facts"]:
                 raise StageError(answer["failed"].get(cell.side, f"{cell.side}: {cell.name} was not scored."))
             for file in folder[cell.key].iterdir():

@@ -1,4 +1,4 @@
-"""Evaluation as a Prefect task: all adapters that share a base in one precision, beside that base, in one process."""
+"""Evaluation as a Prefect task: all that share a base in one precision, beside that base, in one process."""
 
 from pathlib import Path
 from typing import Any
@@ -6,30 +6,31 @@ from typing import Any
 from prefect import get_run_logger, task
 
 from infra.gpus import device_slot, devices
-from tasks.artifacts import StageResult
+from tasks.artifacts import StageResult, quantization_of
 from tasks.evaluation.scoring import BASE, Scores, cells_of, score
 from tasks.recipe.schema import Recipe
 from tasks.retrying import STAGE
 from tasks.runs import Run, child
-from tasks.training.task import QUANTIZATION, device_environment
+from tasks.training.launching import device_environment
+
+ROLES = {"adapters": "adapter", "models": "model"}  # by the kind of artifact, what stands on or in place of the base
 
 
-@task(name="evaluate", task_run_name="evaluate {method} adapters", **STAGE)
+@task(name="evaluate", task_run_name="evaluate beside the base in {quantization}", **STAGE)
 def evaluate(
     run: Run,
     recipe: Recipe,
-    method: str,
+    quantization: str,
     *,
     base: StageResult,
     data: dict[str, StageResult],
     trained: dict[str, StageResult],
 ) -> tuple[Scores, dict[str, str]]:
-    """Scores of the base and of every trained adapter of `method`; and why an adapter could not be scored."""
+    """Scores of the base in this precision and of all that are compared with it; and why one could not be scored."""
     logger = get_run_logger()
     store = run.store
-    quantization = QUANTIZATION[method]
     kind = "cpu" if devices() == ["cpu"] else "cuda"
-    adapters = [adapter for adapter in recipe.adapters if adapter.method == method and adapter.name in trained]
+    adapters = [a for a in recipe.adapters if a.name in trained and quantization_of(recipe, a) == quantization]
     cells = cells_of(
         *(recipe, adapters),
         quantization=quantization,
@@ -37,7 +38,7 @@ def evaluate(
         base=base,
         data=data,
         trained=trained,
-        data_folder=lambda name: str(store.fetch(data[name].ref)),
+        folder_of=lambda result: str(store.fetch(result.ref)),
     )
 
     def show(event: dict[str, Any]) -> None:
@@ -47,6 +48,11 @@ def evaluate(
             *(event["side"], event["task"], shown, event["done"], event["of"], event["n"], event["scored_in_seconds"]),
         )
 
+    def on_base(side: str) -> dict[str, str]:
+        """{role: folder} of what answers on this side; nothing for the base itself and its prompts."""
+        role = None if side == BASE else ROLES.get(trained[side].ref.kind)
+        return {role: str(store.fetch(trained[side].ref))} if role else {}
+
     def score_missing(sides: list[dict[str, Any]], work: Path) -> dict[str, Any]:
         with device_slot(1) as device:
             job = {
@@ -54,10 +60,7 @@ def evaluate(
                 "quantization": quantization,
                 "device": "cpu" if device == "cpu" else "cuda:0",
                 "batch_size": recipe.evaluation.batch_size,
-                "sides": [
-                    {**side, "adapter": None if side["name"] == BASE else str(store.fetch(trained[side["name"]].ref))}
-                    for side in sides
-                ],
+                "sides": [{**side, **on_base(side["name"])} for side in sides],
             }
             return child(
                 *("tasks.evaluation", job, work),

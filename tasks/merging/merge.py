@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from infra.errors import StageError
 from tasks.ingestion.dataset import read_jsonl
-from tasks.training.rendering import render
+from tasks.training.rendering import render, render_pair
 
 KL_LIMIT = 0.02  # nats, mean over positions: rounding a sum to bfloat16 stays well below it
 PROMPTS = 16  # rows that the check reads
@@ -71,7 +71,7 @@ def merge(base: Path, adapter: Path, data: Path, output: Path) -> dict[str, Any]
 def _texts(tokenizer: Any, data: Path) -> list[torch.Tensor]:
     """Token ids (1, tokens) of the first held-out rows, or of training rows where none are held out."""
     rows = read_jsonl(data / "held_out.jsonl") or read_jsonl(data / "train.jsonl")
-    rendered = (render(tokenizer, row) for row in rows[:PROMPTS])
+    rendered = (render_pair(tokenizer, row)[0] if "chosen" in row else render(tokenizer, row) for row in rows[:PROMPTS])
     return [torch.tensor([row.input_ids]) for row in rendered]
 
 

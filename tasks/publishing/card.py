@@ -39,7 +39,7 @@ def render_card(
     """The README.md of one release.
 
     `base_model` is a Hub id, or a path or uri, which the Hub's index does not take: that one stands in the text only.
-    `base_license` is a licence id of the Hub, None where unknown. `method` is lora, qlora and the like. `training`
+    `base_license` is a licence id of the Hub, None where unknown. `method` is lora, qlora or full. `training`
     holds figures by name. Each of `tasks` has task, role (target or general), metric, n (documents), base and
     adapter (scores), delta, ci_low, ci_high and margin (in the metric's unit) and verdict; None is "not measured".
     `load_from` is where the snippet loads from: a repository id or a folder.
@@ -51,7 +51,7 @@ def render_card(
         license=base_license,
         model_name=name,
         pipeline_tag="text-generation",
-        tags=["tunefleet", "lora", *([method] if method else [])],
+        tags=["tunefleet", *([] if method == "full" else ["lora"]), *([method] if method else [])],
         eval_results=[_result(task) for task in tasks if _is_number(task.get("adapter"))] or None,
     )
     if not data.eval_results:
@@ -68,11 +68,11 @@ def render_card(
     sections = [
         f"---\n{data.to_yaml()}\n---",
         f"# {_text(name)}",
-        f"{_opening(what)} {_text(base_model)}, trained and judged by Tunefleet.",
+        f"{_opening(what, method)} {_text(base_model)}, trained and judged by Tunefleet.",
         f"## Verdict: {_text(verdict)}",
         "\n".join(f"- {_text(reason)}" for reason in reasons),
         "## Evaluation",
-        "The base model and the adapter answered the same documents; the interval is that of the difference.",
+        f"The base model and {_judged(method)} answered the same documents; the interval is that of the difference.",
         _table(_TASK_COLUMNS, (_row(task) for task in tasks)) if tasks else "No task was evaluated.",
         "## How to load it",
         _python(_snippet(what, base_model, base_revision, load_from or f"path/to/{name}")),
@@ -85,8 +85,14 @@ def render_card(
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _opening(what: str) -> str:
+def _opening(what: str, method: str) -> str:
+    if method == "full":
+        return "A fully fine-tuned model (all weights trained) made from"
     return "A LoRA adapter for" if what == "adapter" else "A LoRA adapter merged into"
+
+
+def _judged(method: str) -> str:
+    return "the fine-tuned model (column adapter)" if method == "full" else "the adapter"
 
 
 def _is_hub_id(model: str) -> bool:

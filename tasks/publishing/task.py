@@ -17,7 +17,8 @@ from tasks.runs import Run
 @task(name="check-destinations", **STAGE)
 def check(recipe: Recipe) -> None:
     """RequestError with everything that would keep the fleet from being published."""
-    if faults := check_destinations(recipe.publish.to, [adapter.name for adapter in recipe.adapters]):
+    names = [adapter.name for adapter in recipe.adapters if adapter.method != "prompt"]
+    if faults := check_destinations(recipe.publish.to, names):
         raise RequestError(faults)
 
 
@@ -46,7 +47,7 @@ def publish(
         "training": {"spec": trained_manifest["spec"], "adapter_digest": trained.ref.digest},
         "versions": trained_manifest["versions"],
         "git_commit": trained_manifest["git_commit"],
-        "merge": artifact.facts if what == "merged" else None,
+        "merge": artifact.facts if artifact.ref.kind == "merged" else None,
         "verdict": verdict,
     }
     card = render_card(

@@ -1,30 +1,29 @@
-"""From a YAML file and `--set` overrides to a resolved recipe, or to every fault at once with file:line.
+"""From a YAML file and `--set` overrides to a prepared recipe, or to every fault at once with file:line.
 
 Relative input paths (data files, task folders, a base model's folder) are taken from the recipe's own folder;
 the folder of a destination is taken from the current one.
 """
 
 import copy
-import difflib
-import re
-import types
-import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from infra.errors import Fault, RequestError
-from tasks.recipe.schema import Recipe
+from tasks.recipe.contradictions import contradictions
+from tasks.recipe.schema import Adapter, Recipe
+from tasks.recipe.sweeps import variants
+from tasks.recipe.wording import Location, Place, in_words, nowhere, of_adapters
 from tasks.recipe.yaml_core import CoreLoader
 
-Location = tuple[str | int, ...]
+ENDLESS = "the alias stands inside what it refers to, which would never end; write the value out"
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The resolved recipe in the YAML file at `path`, after `overrides` ("a.b=value", value as YAML)."""
+    """The prepared recipe in the YAML file at `path`, after `overrides` ("a.b=value", value as YAML)."""
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -37,20 +36,61 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise RequestError(Fault(f"not valid YAML: {getattr(error, 'problem', error)}", where)) from error
+    except RecursionError:
+        raise RequestError(Fault("nested without end, or too deeply to be read", str(path))) from None
     if not isinstance(content, dict):
         raise RequestError(Fault("holds no keys; `tunefleet init` writes a recipe to start from", str(path)))
 
     lines: dict[Location, int] = {}
-    faults = [Fault(f"key {key!r} is given twice; keep one", f"{path}:{line}") for key, line in _walk(node, (), lines)]
-    places = {location: f"{path}:{line}" for location, line in lines.items()}
+    faults = [Fault(problem, f"{path}:{line}") for problem, line in _walk(node, (), lines)]
+    if any(fault.message == ENDLESS for fault in faults):
+        raise RequestError(faults)
+    places: dict[Location, str] = {(): str(path), **{key: f"{path}:{line}" for key, line in lines.items()}}
     faults += [fault for override in overrides if (fault := _override(content, override, places))]
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
-        raise RequestError(faults + _faults(error, content, {(): str(path), **places})) from None
+        raise RequestError(faults + in_words(error, Recipe, content, places)) from None
     if faults:
         raise RequestError(faults)
-    return with_absolute_paths(recipe, path.parent).resolved()
+    return with_absolute_paths(prepared(recipe, _place_in(places)), path.parent)
+
+
+def prepared(recipe: Recipe, place: Place = nowhere) -> Recipe:
+    """`recipe` as a run takes it: grids expanded, every adapter spelled out; RequestError if it contradicts itself.
+
+    Every recipe goes through here, whether it came from a file or as a flow's parameter; once more changes nothing.
+    """
+    adapters: list[Adapter] = []
+    numbers: list[int] = []  # of the adapter in `recipe` that each one came from
+    faults: list[Fault] = []
+    for number, adapter in variants(recipe, place):
+        try:
+            adapters += recipe.model_copy(update={"adapters": (adapter,)}).resolved().adapters
+            numbers.append(number)
+        except ValidationError as error:  # the adapter's keys do not go with the fleet's
+            where = of_adapters([adapter.name], "", place(number, ()))
+            faults += in_words(error, type(adapter), {}, {(): where})
+    whole = recipe.model_copy(update={"adapters": tuple(adapters)})
+    faults += contradictions(whole, lambda number, location: place(numbers[number], location))
+    if faults:
+        raise RequestError(faults)
+    return whole
+
+
+def _place_in(places: dict[Location, str]) -> Place:
+    """Where a key of an adapter was given: in the adapter itself, or else in what the fleet shares."""
+
+    def nearest(location: Location) -> Location:
+        while location not in places:
+            location = location[:-1]
+        return location
+
+    def place(number: int, location: Location) -> str:
+        own, shared = nearest(("adapters", number, *location)), nearest(location)
+        return places[shared if len(shared) > max(len(own) - 2, 0) else own]
+
+    return place
 
 
 def with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
@@ -64,34 +104,40 @@ def with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
         for adapter in recipe.adapters
     )
     include_path = absolute(recipe.evaluation.include_path)
-    model = recipe.base.model
+    model, template = recipe.base.model, recipe.base.chat_template
     is_folder = model.startswith((".", "/", "~")) or (folder / model).is_dir()
     return recipe.model_copy(
         update={
             "adapters": adapters,
             "evaluation": recipe.evaluation.model_copy(update={"include_path": include_path}),
-            "base": recipe.base.model_copy(update={"model": absolute(model) if is_folder else model}),
+            "base": recipe.base.model_copy(
+                update={"model": absolute(model) if is_folder else model, "chat_template": absolute(template)}
+            ),
         }
     )
 
 
-def _walk(node: yaml.Node | None, location: Location, lines: dict[Location, int]) -> list[tuple[str, int]]:
-    """Fill `lines` with the line of every key below `node`; return the keys that are given twice."""
-    twice: list[tuple[str, int]] = []
+def _walk(
+    node: yaml.Node | None, location: Location, lines: dict[Location, int], around: tuple[yaml.Node, ...] = ()
+) -> list[tuple[str, int]]:
+    """Fill `lines` with the line of every key below `node`; return (problem, line) of keys given twice and loops."""
+    problems: list[tuple[str, int]] = []
+    if any(node is outer for outer in around):
+        return [(ENDLESS, lines[location])]
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
             line = key.start_mark.line + 1
             if key.value in seen:
-                twice.append((key.value, line))
+                problems.append((f"key {key.value!r} is given twice; keep one", line))
             seen.add(key.value)
             lines[*location, key.value] = line
-            twice += _walk(value, (*location, key.value), lines)
+            problems += _walk(value, (*location, key.value), lines, (*around, node))
     elif isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             lines[*location, index] = item.start_mark.line + 1
-            twice += _walk(item, (*location, index), lines)
-    return twice
+            problems += _walk(item, (*location, index), lines, (*around, node))
+    return problems
 
 
 def _override(content: dict[str, Any], override: str, places: dict[Location, str]) -> Fault | None:
@@ -115,7 +161,7 @@ def _override(content: dict[str, Any], override: str, places: dict[Location, str
                 return Fault(f"no item {keys[0]!r}; there is {_item_names(place)}", where)
             step, keys = found
         elif isinstance(place, dict):
-            step, keys = keys[0], keys[1:]
+            step, keys = _key(place, keys)
         else:
             return Fault(f"{location[-1]!r} is a value, not a group of keys", where)
         location = (*location, step)
@@ -131,6 +177,14 @@ def _override(content: dict[str, Any], override: str, places: dict[Location, str
         del places[inside]
     places[location] = f"{where}:"
     return None
+
+
+def _key(group: dict[str, Any], keys: list[str]) -> tuple[str, list[str]]:
+    """The key of `group` that the first of `keys` name, and the other keys. In a sweep, keys have dots in them."""
+    for count in range(len(keys), 1, -1):
+        if (key := ".".join(keys[:count])) in group:
+            return key, keys[count:]
+    return keys[0], keys[1:]
 
 
 def _item(items: list[Any], keys: list[str]) -> tuple[int, list[str]] | None:
@@ -149,77 +203,3 @@ def _item_names(items: list[Any]) -> str:
 
 def _item_name(item: Any, index: int) -> str:
     return str(item.get("name", item.get("task", index)) if isinstance(item, dict) else item)
-
-
-def _faults(error: ValidationError, content: dict[str, Any], places: dict[Location, str]) -> list[Fault]:
-    """Pydantic's errors in words, one a key, without those that only follow from another one below the same key."""
-    problems: dict[Location, list[Any]] = {}
-    for problem in error.errors():
-        problems.setdefault(_given(problem, content), []).append(problem)
-
-    def follows(location: Location) -> bool:
-        depth = len(location)
-        return problems[location][0]["type"] == "too_short" and any(
-            len(other) > depth and other[:depth] == location for other in problems
-        )
-
-    return [_fault(location, problems[location], places) for location in problems if not follows(location)]
-
-
-def _given(problem: Any, content: Any) -> Location:
-    """Where in `content` the problem is: pydantic's location without its names for the alternatives of a type."""
-    location: Location = ()
-    for step in problem["loc"]:
-        known = step in content if isinstance(content, dict) else isinstance(content, list) and isinstance(step, int)
-        if known:
-            content = content[step]
-            location = (*location, step)
-    return (*location, problem["loc"][-1]) if problem["type"] == "missing" else location
-
-
-def _fault(location: Location, problems: list[Any], places: dict[Location, str]) -> Fault:
-    """What is wrong at one place, with the override or the line of the nearest key that it comes from."""
-    key = ".".join(map(str, location))
-    known = location
-    while known not in places:
-        known = known[:-1]
-    where = f"{places[known]} {key}".rstrip()
-    first = problems[0]
-    if first["type"] == "extra_forbidden":
-        allowed = _keys_at(Recipe, location[:-1])
-        near = difflib.get_close_matches(str(location[-1]), allowed, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"allowed are {', '.join(sorted(allowed))}"
-        return Fault(f"unknown key {location[-1]!r}; {hint}", where)
-    if first["type"] == "missing":
-        return Fault("is required but not given", where)
-    message = " or ".join(dict.fromkeys(_in_words(problem["msg"]) for problem in problems))
-    message = message.replace(" or input should be", " or")
-    if isinstance(first["input"], str | int | float | bool):
-        return Fault(f"got {first['input']!r}: {message}", where)
-    return Fault(message, where)
-
-
-def _in_words(message: str) -> str:
-    """Pydantic's message in the words of YAML."""
-    message = message.removeprefix("Value error, ").replace("Tuple", "list").replace("tuple", "list")
-    message = re.sub(r"dictionary( or instance of \w+)?", "group of keys", message)
-    return message[0].lower() + message[1:]
-
-
-def _keys_at(model: type[BaseModel], location: Location) -> list[str]:
-    """The keys that the schema allows at `location`."""
-    for step in location:
-        if isinstance(step, int) or step not in model.model_fields:
-            continue
-        found = _model_in(model.model_fields[step].annotation)
-        if found is None:
-            return []
-        model = found
-    return list(model.model_fields)
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model inside `X | None`, `tuple[X, ...]` or X itself."""
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-        return annotation if issubclass(annotation, BaseModel) else None
-    return next((found for part in typing.get_args(annotation) if (found := _model_in(part))), None)

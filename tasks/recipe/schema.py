@@ -114,8 +114,8 @@ class Lora(Frozen):
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's input, fraction 0 to 1")
     target_modules: Literal["all-linear"] | tuple[str, ...] | None = Field(
         "all-linear",
-        description="module names to adapt, 'all-linear' for every linear layer but the head, or null for PEFT's choice "
-        "for the architecture (q_proj and v_proj in Llama, c_attn in GPT-2)",
+        description="module names to adapt, 'all-linear' for every linear layer but the head, or null for PEFT's "
+        "choice for the architecture (q_proj and v_proj in Llama, c_attn in GPT-2)",
     )
     exclude_modules: tuple[str, ...] | None = Field(None, description="module names to leave out of target_modules")
     layers_to_transform: tuple[int, ...] | None = Field(None, description="numbers of the layers to adapt; all if null")
@@ -141,7 +141,9 @@ class Training(Frozen):
     max_steps: int | None = Field(None, ge=1, description="optimizer steps; overrides num_train_epochs")
     per_device_train_batch_size: int = Field(8, ge=1, description="rows per forward pass on one device")
     min_per_device_train_batch_size: int = Field(
-        1, ge=1, description="rows per forward pass below which running out of memory is an error, not a reason to halve"
+        1,
+        ge=1,
+        description="rows per forward pass below which running out of memory is an error, not a reason to halve",
     )
     gradient_accumulation_steps: int = Field(1, ge=1, description="forward passes per optimizer step")
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
@@ -151,7 +153,8 @@ class Training(Frozen):
     max_length: int = Field(1024, ge=8, description="tokens per row; a longer row is an error, never cut in silence")
     group_by_length: bool = Field(False, description="batches of rows of similar length: less padding, less shuffled")
     gradient_checkpointing: bool | Literal["auto"] = Field(
-        "auto", description="recompute activations: less memory, about a third slower; auto: only if memory calls for it"
+        "auto",
+        description="recompute activations: less memory, about a third slower; auto: only if memory calls for it",
     )
     beta: float = Field(0.1, gt=0, description="strength of DPO's pull towards the base; preference pairs only")
     eval_steps: float | None = Field(
@@ -183,7 +186,8 @@ class Accelerate(Frozen):
 
     num_processes: int = Field(1, ge=1, description="processes, each on a device of its own (on a CPU: on some cores)")
     config: Literal["ddp", "fsdp", "deepspeed"] = Field(
-        "ddp", description="ddp: a copy each; fsdp, deepspeed: weights spread over the devices; see infra/accelerate"
+        "ddp",
+        description="ddp: a copy each; deepspeed: gradients and optimizer spread over the devices; fsdp: weights too",
     )
 
 
@@ -211,7 +215,9 @@ class Sweep(Frozen):
         min_length=1, description="the adapter's keys, dotted, each with the values to try, e.g. training.learning_rate"
     )
     n_trials: int = Field(10, ge=1, description="trainings that tpe may start; the worse ones are pruned")
-    keep: int = Field(1, ge=1, description="trials of tpe that go on to evaluation: those with the best validation loss")
+    keep: int = Field(
+        1, ge=1, description="trials of tpe that go on to evaluation: those with the best validation loss"
+    )
     seed: int = Field(0, ge=0, description="seed of tpe's proposals")
 
 

@@ -17,10 +17,11 @@ def summarise(
     fleet: Sequence[AdapterOutcome],
     made: Sequence[StageResult],
     probes: Sequence[dict[str, Any]],
+    comparisons: Sequence[dict[str, Any]],
     timings: Mapping[str, float],
 ) -> dict[str, Any]:
     """The summary of a finished run; `made` are all results whose cache hits are counted, by kind."""
-    precisions = sorted({"nf4" if one.method == "qlora" else "none" for one in fleet})
+    precisions = sorted({one.quantization for one in fleet})
     counts: dict[str, Counter[str]] = {}
     for result in made:
         counts.setdefault(result.ref.kind, Counter())["hits" if result.cached else "misses"] += 1
@@ -35,6 +36,7 @@ def summarise(
             "quantization": "+".join(precisions),
         },
         "adapters": [_adapter(one) for one in fleet],
+        "comparisons": list(comparisons),
         "probes": list(probes),
         "timings": {stage: round(seconds, 2) for stage, seconds in timings.items()},
         "cache": {kind: {"hits": count["hits"], "misses": count["misses"]} for kind, count in counts.items()},
@@ -48,6 +50,7 @@ def _adapter(one: AdapterOutcome) -> dict[str, Any]:
         "name": one.name,
         "status": one.status,
         "method": one.method,
+        "num_fewshot": one.adapter.num_fewshot if one.method == "prompt" else None,
         "digest": one.trained.ref.digest if one.trained else None,
         "adapter_uri": one.trained.ref.uri if one.trained else None,
         "merged_uri": one.merged.ref.uri if one.merged else None,
@@ -63,7 +66,10 @@ def _adapter(one: AdapterOutcome) -> dict[str, Any]:
 
 
 def exit_code(summary: Mapping[str, Any]) -> int:
-    """0 all gates passed; 3 some adapter failed its gate or was inconclusive; 1 some adapter could not be finished."""
+    """0 all gates passed; 3 some adapter failed its gate or was inconclusive; 1 some adapter could not be finished.
+
+    A prompt has no gate: "compared" changes nothing.
+    """
     states = {adapter["status"] for adapter in summary["adapters"]}
     if "error" in states:
         return 1

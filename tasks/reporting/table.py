@@ -8,11 +8,15 @@ from rich.markup import escape
 from rich.table import Table
 
 COLOURS = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow"}
-STATUS_COLOURS = {"published": "green", "passed": "green", "failed": "red", "inconclusive": "yellow", "error": "red"}
+STATUS_COLOURS = {
+    **{"published": "green", "passed": "green", "compared": "cyan"},
+    **{"failed": "red", "inconclusive": "yellow", "error": "red"},
+}
+ANSWER_COLOURS = {"yes": "green", "no": "red", "cannot tell": "yellow"}
 
 
 def print_summary(summary: Mapping[str, Any], console: Console) -> None:
-    """Per adapter its verdict, every task with interval, where it went; then the probes side by side."""
+    """Per adapter its verdict, every task with interval, where it went; then trained against prompted; then probes."""
     for adapter in summary["adapters"]:
         console.print()
         console.print(_heading(adapter))
@@ -24,8 +28,11 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
             console.print(f"  [red]{escape(adapter['error'])}[/]")
         for place in adapter["published"]:
             console.print(f"  published {place['what']}: {escape(place['uri'])}", soft_wrap=True)
-        if not adapter["published"]:
+        if not adapter["published"] and adapter["method"] != "prompt":
             console.print("  not published")
+    if summary["comparisons"]:
+        console.print()
+        console.print(_comparisons(summary))
     if summary["probes"]:
         console.print()
         console.print(_probes(summary))
@@ -34,6 +41,8 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
 def _heading(adapter: Mapping[str, Any]) -> str:
     colour = STATUS_COLOURS[adapter["status"]]
     trained = ""
+    if adapter["method"] == "prompt":
+        trained = f"  prompt, nothing trained, {adapter['num_fewshot']} examples before the question"
     if adapter["trainable_params"]:
         share = 100 * adapter["trainable_params"] / adapter["total_params"]
         train = adapter["train"]
@@ -54,7 +63,7 @@ def _tasks(adapter: Mapping[str, Any]) -> Table:
     for task in sorted(adapter["tasks"], key=lambda task: task["role"] != "target"):
         colour = COLOURS[task["verdict"]]
         fraction = task["metric"] != "nll_per_token"
-        wanted = "gain > " if task["role"] == "target" else "drop < "
+        wanted = ("gain > " if fraction else "fall > ") if task["role"] == "target" else "drop < "
         flips = f"{task['flips']['lost']}/{task['flips']['gained']}" if fraction else ""
         table.add_row(
             *(escape(task["task"]), task["role"] if task["decides"] else "shown only", task["metric"], str(task["n"])),
@@ -63,6 +72,25 @@ def _tasks(adapter: Mapping[str, Any]) -> Table:
             wanted + (f"{100 * task['margin']:g}" if fraction else f"{task['margin']:.3f}"),
             flips,
             f"[{colour}]{task['verdict']}[/]",
+        )
+    return table
+
+
+def _comparisons(summary: Mapping[str, Any]) -> Table:
+    table = Table(title="Was training worth it over prompting?", title_justify="left", box=None, padding=(0, 1))
+    for name in ("adapter", "over"):
+        table.add_column(name, overflow="fold")
+    for name in ("n", "trained", "prompted", "difference", "90 % interval"):
+        table.add_column(name, justify="right", no_wrap=name != "90 % interval")
+    table.add_column("answer")
+    for one in summary["comparisons"]:
+        fraction = one["metric"] != "nll_per_token"
+        table.add_row(
+            *(escape(one["adapter"]), escape(one["over"]), str(one["n"])),
+            *(_score(one["adapter_score"], fraction), _score(one["over_score"], fraction)),
+            _change(one["delta"], fraction),
+            f"{_change(one['ci_low'], fraction)} to {_change(one['ci_high'], fraction)}",
+            f"[{ANSWER_COLOURS[one['answer']]}]{one['answer']}[/]",
         )
     return table
 

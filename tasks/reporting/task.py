@@ -7,12 +7,15 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 
 from tasks.artifacts import AdapterOutcome, StageResult
-from tasks.evaluation.records import read_records
-from tasks.evaluation.scoring import PROBES, Scores
+from tasks.evaluation.records import read_records, scores_by_document
+from tasks.evaluation.scoring import BASE, PROBES, Scores
+from tasks.forgetting.comparison import over_prompting
 from tasks.recipe.schema import Recipe
 from tasks.reporting.summary import summarise
 from tasks.retrying import STAGE
 from tasks.runs import Run
+
+PRECISIONS = {"none": "16 bit", "nf4": "4 bit"}
 
 
 @task(name="report", **STAGE)
@@ -22,6 +25,7 @@ def report(
     fleet: Sequence[AdapterOutcome],
     *,
     base: StageResult,
+    data: Mapping[str, StageResult],
     made: Sequence[StageResult],
     scores: Mapping[str, Scores],
     timings: Mapping[str, float],
@@ -29,14 +33,20 @@ def report(
     """Write <store>/runs/<run-id>/summary.json and return its content."""
     scored = [cell for sides in scores.values() for cells in sides.values() for cell in cells.values()]
     kept = [result for one in fleet for result in (one.trained, one.judged, one.merged) if result]
+
+    def scores_of(name: str, task: str) -> dict[str, float]:
+        (cell,) = (sides[name][task] for sides in scores.values() if name in sides)
+        return scores_by_document(run.store.fetch(cell.ref) / "records.parquet", "doc_digest")
+
     summary = summarise(
         run_id=run.run_id,
         recipe=recipe,
         store=run.store_uri,
         base=base,
         fleet=fleet,
-        made=[*made, *scored, *kept],
+        made=[*made, *data.values(), *scored, *kept],
         probes=_probes(run, recipe.evaluation.probes, scores),
+        comparisons=over_prompting(fleet, data, scores_of, alpha=recipe.gate.alpha),
         timings=timings,
     )
     run.store.write_json(f"runs/{run.run_id}/summary.json", summary)
@@ -51,12 +61,13 @@ def report(
 
 
 def _probes(run: Run, questions: Sequence[str], scores: Mapping[str, Scores]) -> list[dict[str, Any]]:
-    """[{"question", "answers": {side: text}}]; the base is named once per method that it was scored for."""
+    """[{"question", "answers": {side: text}}]; the base answers once in each precision."""
     answers: dict[str, list[str]] = {}
-    for method, sides in scores.items():
+    several = sum(PROBES in sides.get(BASE, {}) for sides in scores.values()) > 1
+    for quantization, sides in scores.items():
         for side, cells in sides.items():
             if PROBES in cells:
-                name = f"{side} ({method})" if side == "base" and len(scores) > 1 else side
+                name = f"{side} ({PRECISIONS[quantization]})" if side == BASE and several else side
                 records = read_records(run.store.fetch(cells[PROBES].ref) / "records.parquet")
                 answers[name] = [record["response"].strip() for record in records]
     return [

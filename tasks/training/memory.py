@@ -108,7 +108,7 @@ def choose_checkpointing(without: Memory, with_it: Memory, free_bytes: int) -> b
 # --- weights
 
 
-def _frozen_bytes(model: nn.Module, *, four_bit: bool) -> int:
+def _frozen_bytes(model: Any, *, four_bit: bool) -> int:
     """Of the parameters below `model` that do not train; tied ones count once, head and embeddings are never 4-bit."""
     packed = {id(module.weight) for module in _linear_layers(model)} if four_bit else set()
     sizes = [
@@ -119,18 +119,18 @@ def _frozen_bytes(model: nn.Module, *, four_bit: bool) -> int:
     return round(sum(sizes))
 
 
-def _linear_layers(model: nn.Module) -> list[nn.Module]:
+def _linear_layers(model: Any) -> list[Any]:
     """The layers of the base that 4 bits are for: frozen linear ones but the head."""
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     return [
         module
         for module in model.modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not head and not module.weight.requires_grad  # type: ignore[union-attr]
+        if isinstance(module, nn.Linear | Conv1D) and module is not head and not module.weight.requires_grad
     ]
 
 
-def _largest_linear_bytes(model: nn.Module) -> int:
-    return max((2 * module.weight.numel() for module in _linear_layers(model)), default=0)  # type: ignore[union-attr, operator]
+def _largest_linear_bytes(model: Any) -> int:
+    return max((2 * module.weight.numel() for module in _linear_layers(model)), default=0)
 
 
 def _largest_layer_bytes(model: nn.Module, *, four_bit: bool) -> int:

@@ -21,6 +21,7 @@ from infra.errors import StageError
 from tasks.ingestion.dataset import read_jsonl
 from tasks.training import curve, methods
 from tasks.training.launching import assert_world_size, own_device
+from tasks.training.recomputation import recomputes
 from tasks.training.rendering import render, render_pair
 from tasks.training.schedule import in_steps, steps_of, steps_per_epoch
 from tasks.training.trainer import ReliableDPO, ReliableSFT
@@ -32,7 +33,6 @@ def train(job: Mapping[str, Any], work: Path) -> dict[str, Any]:
     DivergedError with step, rows and learning rate if the loss is lost; PreemptedError, after a checkpoint, at SIGTERM.
     """
     training, processes, device = job["training"], job["accelerate"]["num_processes"], own_device(job["device"])
-    set_seed(training["seed"])
     base, data = Path(job["base"]), Path(job["data"])
     tokenizer = AutoTokenizer.from_pretrained(base)
     if tokenizer.pad_token is None:  # labels say what is trained, so that padding with the end token unteaches nothing
@@ -40,8 +40,16 @@ def train(job: Mapping[str, Any], work: Path) -> dict[str, Any]:
     rows, validation = read_jsonl(data / "train.jsonl"), read_jsonl(data / "validation.jsonl")
     is_preference = "chosen" in rows[0]
     total_steps = steps_of(len(rows), training, processes)
-    arguments = _arguments(job, work, len(rows), validates=bool(validation), is_preference=is_preference)
+    features = _features(tokenizer, rows)
+    arguments = _arguments(
+        {**job, "training": {**training, "gradient_checkpointing": recomputes(job, features)}},
+        work,
+        len(rows),
+        validates=bool(validation),
+        is_preference=is_preference,
+    )
     assert_world_size(processes)
+    set_seed(training["seed"])  # only now: what was looked at before has drawn from the random state
     model = methods.trainable(job["method"], base, job["lora"], device, work)
     started_from = methods.fingerprint(model)
     trainable, total = methods.count(model)
@@ -49,8 +57,8 @@ def train(job: Mapping[str, Any], work: Path) -> dict[str, Any]:
     trainer: Any = kind(
         model=model,
         args=arguments,
-        train_dataset=_features(tokenizer, rows),
-        eval_dataset=_features(tokenizer, validation) if validation else None,
+        train_dataset=Dataset.from_list(features),
+        eval_dataset=Dataset.from_list(_features(tokenizer, validation)) if validation else None,
         processing_class=tokenizer,
         keep=Path(job["checkpoints"]),
         rows=[f"train.jsonl:{line}" for line in range(1, len(rows) + 1)],
@@ -88,17 +96,15 @@ def train(job: Mapping[str, Any], work: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _features(tokenizer: Any, rows: list[dict[str, Any]]) -> Dataset:
+def _features(tokenizer: Any, rows: list[dict[str, Any]]) -> list[dict[str, list[int]]]:
     """What the trainer takes: input_ids and labels, or prompt_ids, chosen_ids and rejected_ids for pairs."""
     if "chosen" not in rows[0]:
-        return Dataset.from_list([render(tokenizer, row).features() for row in rows])
+        return [render(tokenizer, row).features() for row in rows]
     pairs = [render_pair(tokenizer, row) for row in rows]
-    return Dataset.from_list(
-        [
-            {"prompt_ids": chosen.prompt_ids, "chosen_ids": chosen.answer_ids, "rejected_ids": rejected.answer_ids}
-            for chosen, rejected in pairs
-        ]
-    )
+    return [
+        {"prompt_ids": chosen.prompt_ids, "chosen_ids": chosen.answer_ids, "rejected_ids": rejected.answer_ids}
+        for chosen, rejected in pairs
+    ]
 
 
 def _arguments(job: Mapping[str, Any], work: Path, rows: int, *, validates: bool, is_preference: bool) -> Any:

@@ -9,8 +9,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from infra.errors import StageError
+from tasks.evaluation.bench import Bench
 from tasks.evaluation.catalogue import unknown_tasks
-from tasks.evaluation.engine import Bench, run, score_cell
+from tasks.evaluation.engine import run, score_cell
 from tasks.evaluation.records import read_records
 from tasks.recipe.schema import GENERAL_OFFLINE, Lora
 from tasks.training.models import add_adapter, load_base

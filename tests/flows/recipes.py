@@ -1,4 +1,8 @@
-"""The tiny fleet that the flow tests run: one adapter that must pass, and one whose learning rate is too small."""
+"""The tiny fleets that the flow tests run.
+
+`write_tiny_recipe`: one adapter that must pass, and one whose learning rate is too small. `write_methods_recipe`: one
+data set, learned by every method and answered by prompting.
+"""
 
 from pathlib import Path
 
@@ -32,3 +36,24 @@ def write_tiny_recipe(folder: Path, tiny_base: Path, /, **changes: object) -> Pa
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump({**recipe, **changes}))
     return path
+
+
+def write_methods_recipe(folder: Path, tiny_base: Path, /) -> Path:
+    """Trained twice and prompted twice on the same rows; twelve held-out documents decide."""
+    rows = {"data": {"rows": QUESTIONS, "held_out": 12, "messages": MESSAGES}}
+    target = {"gain": 0.1, "max_new_tokens": 6}
+    return write_tiny_recipe(
+        folder,
+        tiny_base,
+        method="lora",
+        adapters=[
+            {"name": "tuned", **rows, "target": target},
+            {"name": "whole", "method": "full", "training": {"learning_rate": 2e-3}, **rows, "target": target},
+            {"name": "bare", "method": "prompt", **rows, "target": target},
+            {
+                **{"name": "shown", "method": "prompt", "num_fewshot": 2, **rows},
+                "target": {**target, "splits": ["held_out", "train"]},
+            },
+        ],
+        publish={"what": ["adapter"], "to": [{"folder": str(folder / "published")}]},
+    )

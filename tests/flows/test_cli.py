@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from infra.settings import PROJECT
+from tests.flows.recipes import write_tiny_recipe
 
 DEMO = PROJECT / "deployments" / "recipes" / "demo.yaml"
 
@@ -67,6 +68,39 @@ def test_a_wrong_request_exits_with_2_and_says_why(words: list[str | Path], mess
     assert message in done.stderr and done.stdout == ""
     assert "Traceback" not in done.stderr
     assert not (tmp_path / ".tunefleet" / "adapters").exists()
+
+
+@pytest.mark.slow
+def test_plan_and_preview_look_at_a_recipe_and_leave_nothing(tiny_base: Path, tmp_path: Path) -> None:
+    recipe = write_tiny_recipe(tmp_path, tiny_base)
+    planned = tunefleet("plan", recipe, "--json", "--store", tmp_path / "store", "--set", "lora.r=4", cwd=tmp_path)
+    assert planned.returncode == 0, planned.stderr
+    answer = json.loads(planned.stdout)
+    assert [one["name"] for one in answer["adapters"]] == ["learns", "idles"]
+    assert [one["steps"] for one in answer["adapters"]] == [40, 2]
+    assert {"trainable_params", "memory", "fits", "seconds", "disk", "cached"} <= answer["adapters"][0].keys()
+    shown = tunefleet("preview", recipe, "--adapter", "idles", "--rows", "1", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert "«ok<|im_end|>»" in shown.stdout and "learns" not in shown.stdout
+    assert planned.stderr == shown.stderr == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+@pytest.mark.slow
+def test_a_plan_names_every_fault(tiny_base: Path, tmp_path: Path) -> None:
+    recipe = write_tiny_recipe(tmp_path, tiny_base)
+    wrong = ["--set", "lora.target_modules=[q_prj]", "--set", "training.max_length=8"]
+    done = tunefleet("plan", recipe, *wrong, cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr
+    for adapter in ("learns", "idles"):
+        assert f"error: adapter '{adapter}': target_modules q_prj match nothing" in done.stderr
+        assert f"error: adapter '{adapter}': 16 of 16 training rows are longer than max_length=8" in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["plan", "preview"])
+def test_an_adapter_that_is_not_in_the_recipe(verb: str, tmp_path: Path) -> None:
+    done = tunefleet(verb, DEMO, "--adapter", "mirrer", cwd=tmp_path)
+    assert done.returncode == 2 and "its adapters are iso-dates, mirror" in done.stderr
 
 
 def test_words_that_are_no_command_exit_with_2(tmp_path: Path) -> None:

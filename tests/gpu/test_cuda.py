@@ -12,7 +12,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from infra.gpus import _ids_by_name, device_slot, device_slots, devices
+from infra.gpus import device_slot, device_slots, devices, ids_by_name
 from infra.launch import run_stage
 from infra.settings import PROJECT
 from tasks.evaluation.bench import Bench
@@ -95,7 +95,7 @@ WHICH = "import torch; print(torch.cuda.device_count(), torch.cuda.get_device_pr
 
 def test_a_slot_is_the_gpu_that_its_job_sees(tmp_path: Path) -> None:
     assert len(devices()) == GPUS
-    ids = _ids_by_name()
+    ids = ids_by_name()
     with device_slots(GPUS, 1, tmp_path) as all_of_them:
         assert all_of_them == devices()
         for device in all_of_them:

@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 from huggingface_hub import constants
 from safetensors.numpy import save
+from transformers import AutoTokenizer
 
 from infra.errors import RequestError, TransientError
 from infra.hashing import digest_file
 from infra.storage import Store
+from tasks.ingestion.architecture import architecture
 from tasks.ingestion.base_model import identify, import_base, packaged_file
+from tasks.recipe.schema import Base
 from tests.publishing import files_under
 from tests.publishing.hub_server import Blob, HubServer, Repo
 from tests.publishing.s3_server import BUCKET, S3Server
@@ -144,7 +147,6 @@ BROKEN: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "unknown architecture": ("config.json", lambda path: path.write_bytes(b'{"model_type": "no"}'), "cannot be loaded"),
     "tokenizer cut short": ("tokenizer.json", lambda path: path.write_bytes(b'{"version"'), "cannot be loaded"),
     "no tokenizer": ("tokenizer.json", Path.unlink, "cannot be loaded"),
-    "no chat template": ("chat_template.jinja", Path.unlink, "its tokenizer has no chat template"),
 }
 
 
@@ -155,6 +157,58 @@ def test_what_cannot_be_a_base_model_says_why(folder: Path, output: Path, wrong:
     with pytest.raises(RequestError) as error:
         import_base(str(folder), None, output)
     assert str(error.value).startswith(f"base.model {str(folder)!r}") and says in str(error.value)
+
+
+def test_a_base_without_a_chat_template_can_be_imported(folder: Path, output: Path):
+    (folder / "chat_template.jinja").unlink()
+    assert import_base(str(folder), None, output) == FIGURES
+
+
+# --- with a chat template of the recipe's own
+
+
+@pytest.fixture
+def template(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.jinja"
+    path.write_text(
+        "{% for m in messages %}{% if loop.first and 0 %}{% break %}{% endif %}"
+        "{{ m['role'] }}: {% generation %}{{ m['content'] }}{% endgeneration %}<|im_end|>{% endfor %}"
+    )
+    return path
+
+
+def test_a_given_chat_template_takes_the_place_of_the_tokenizers_own(folder: Path, output: Path, template: Path):
+    settings = folder / "tokenizer_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "chat_template": "another place for it"}))
+    assert import_base(str(folder), None, output, str(template)) == FIGURES
+    tokenizer = AutoTokenizer.from_pretrained(output)
+    text = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False)
+    assert text == "user: hi<|im_end|>"
+
+
+def test_a_chat_template_is_part_of_what_the_model_is_only_if_given(folder: Path, template: Path):
+    plain, given = identify(str(folder), None), identify(str(folder), None, str(template))
+    assert set(plain) == {"model", "digest"} and plain.items() < given.items()
+    template.write_text(template.read_text() + " ")
+    assert identify(str(folder), None, str(template)) != given
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "cannot be read: .*No such file.* relative to the recipe"),
+        ("{% for m in messages %}\n{{ m }}", r"line 2: not a Jinja template: .*endfor"),
+        (" \n", "is empty, so a chat would render to nothing"),
+    ],
+)
+def test_a_chat_template_that_is_none(folder: Path, template: Path, content: str | None, says: str):
+    if content is None:
+        template.unlink()
+    else:
+        template.write_text(content)
+    with pytest.raises(RequestError, match=says) as error:
+        identify(str(folder), None, str(template))
+    assert str(error.value).startswith(f"base.chat_template {str(template)!r}")
 
 
 # --- on S3
@@ -168,7 +222,11 @@ def upload(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
 
 
 def test_import_from_s3(
-    upload: Callable[[str, bytes], None], tmp_path: Path, output: Path, model_files: dict[str, bytes]
+    upload: Callable[[str, bytes], None],
+    tmp_path: Path,
+    output: Path,
+    model_files: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
 ):
     uri = f"s3://{BUCKET}/models/{tmp_path.name}"
     with pytest.raises(RequestError, match="nothing is stored there"):
@@ -184,6 +242,13 @@ def test_import_from_s3(
     upload("config.json", model_files["config.json"])
     assert import_base(uri, None, output) == FIGURES
     assert files_under(output) == model_files
+
+    monkeypatch.setenv("TUNEFLEET_CACHE", str(tmp_path / "cache"))
+    found = architecture(Base(model=uri))
+    assert files_under(found) == {name: data for name, data in model_files.items() if name != "model.safetensors"}
+    assert architecture(Base(model=uri)) == found
+    upload("config.json", model_files["config.json"] + b" ")
+    assert architecture(Base(model=uri)) != found  # never an old one's
 
 
 def test_an_artifact_of_a_store_can_be_a_base_model(
@@ -227,6 +292,16 @@ def test_import_from_the_hub(commits: list[str], output: Path, model_files: dict
     assert import_base("acme/tiny", commits[0], output) == FIGURES
     found = files_under(output)
     assert {name: data for name, data in found.items() if "/" not in name} == model_files
+
+
+def test_the_architecture_of_a_hub_model_comes_without_its_weights(
+    commits: list[str], hub: HubServer, model_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    hub.requests.clear()
+    found = architecture(Base(model="acme/tiny", revision="v1"))
+    assert (found / "config.json").read_bytes() == model_files["config.json"] and (found / "tokenizer.json").is_file()
+    assert not any("safetensors" in str(request) for request in hub.requests)
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,17 @@ def test_the_merged_model_is_base_plus_adapter(parts: tuple[Path, Path, Path], t
     assert torch.equal(after[f"{name}.weight"], wanted)
 
 
+def test_the_check_reads_rows_of_every_kind(parts: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    base, adapter, data = parts
+    rows = [
+        {"prompt": "Q", "chosen": " yes", "rejected": " no"},
+        {"text": "plain"},
+        {"prompt": "Q", "completion": " A"},
+    ]
+    (data / "held_out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert merging.merge(base, adapter, data, tmp_path / "merged")["checked_rows"] == 3
+
+
 def test_it_agrees_with_the_unmerged_adapter(parts: tuple[Path, Path, Path], tmp_path: Path) -> None:
     base, adapter, data = parts
     merging.merge(base, adapter, data, tmp_path / "merged")

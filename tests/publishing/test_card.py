@@ -77,6 +77,16 @@ def test_the_hub_can_index_a_merged_model():
     assert (data["library_name"], data["base_model_relation"]) == ("transformers", "finetune")
 
 
+def test_a_fully_fine_tuned_model_is_not_called_an_adapter():
+    card = render(what="merged", method="full")
+    data = front_matter(card)
+    assert (data["library_name"], data["base_model_relation"]) == ("transformers", "finetune")
+    assert "full" in data["tags"] and "lora" not in data["tags"]
+    assert "A fully fine-tuned model (all weights trained) made from acme/tiny-llama" in card
+    assert "LoRA" not in card and "peft" not in card.lower()
+    assert card_errors(card) == []
+
+
 def test_results_come_back_as_they_went_in():
     other = TASK | {"task": "arithmetic", "role": "general", "adapter": 0.5}
     data: Any = ModelCard(render(tasks=[TASK, other])).data

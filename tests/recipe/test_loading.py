@@ -117,7 +117,7 @@ adapters:
       path: rows.csv
       rows: []
       messages: {user: "{{ q }}"}
-  - data: {rows: [{q: [1]}], messages: {user: u, assistant: a}, helld_out: 3}
+  - data: {rows: [q], messages: {user: u, assistant: a}, helld_out: 3}
     target:
       splits: []
 evaluation:
@@ -146,8 +146,7 @@ def test_all_faults_at_once_each_with_its_line(faults: Callable[..., list[str]])
             "recipe.yaml:13 adapters.0.data.messages.assistant: is required but not given",
             "recipe.yaml:14 adapters.1.name: is required but not given",
             "recipe.yaml:14 adapters.1.data.helld_out: unknown key 'helld_out'; did you mean 'held_out'?",
-            "recipe.yaml:14 adapters.1.data.rows.0.q: input should be a valid string or a valid integer "
-            "or a valid number or a valid boolean",
+            "recipe.yaml:14 adapters.1.data.rows.0: got 'q': input should be a valid group of keys",
             "recipe.yaml:16 adapters.1.target.splits: list should have at least 1 item after validation, not 0",
             "recipe.yaml:19 evaluation.general.0.margn: unknown key 'margn'; did you mean 'margin'?",
             "recipe.yaml:20 evaluation.general.1: got '': string should have at least 1 character",
@@ -182,7 +181,7 @@ def test_an_adapter_that_is_wrong_does_not_make_the_list_too_short(faults: Calla
         ),
         (
             "training: {lr: 1}",
-            "recipe.yaml:19 training.lr: unknown key 'lr'; allowed are gradient_accumulation_steps, ",
+            "recipe.yaml:19 training.lr: unknown key 'lr'; allowed are beta, early_stopping_patience, ",
         ),
         ("gate: {alhpa: 1}", "recipe.yaml:19 gate.alhpa: unknown key 'alhpa'; did you mean 'alpha'?"),
         ("bsae: {}", "recipe.yaml:19 bsae: unknown key 'bsae'; did you mean 'base'?"),
@@ -330,10 +329,39 @@ def test_plain_values_are_those_of_yaml_1_2(load: Load, written: str, value: Any
     assert (row["a"], type(row["a"])) == (value, type(value))
 
 
-@pytest.mark.parametrize("written", [".nan", ".inf", "[1]", "{b: 1}"])
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("[1, a]", [1, "a"]),
+        ("{b: [null]}", {"b": [None]}),
+        ("[{role: user, content: hi}]", [{"role": "user", "content": "hi"}]),
+    ],
+)
+def test_cells_hold_lists_and_groups_as_in_json(load: Load, written: str, value: Any):
+    (row,) = load(ONE_ROW % written).adapters[0].data.rows
+    assert row["a"] == value
+
+
+@pytest.mark.parametrize("written", [".nan", ".inf", "[.nan]", "{b: .inf}"])
 def test_what_no_cell_can_hold(faults: Callable[..., list[str]], written: str):
     (fault,) = faults(ONE_ROW % written)
-    assert fault.startswith("recipe.yaml:6 adapters.0.data.rows.0.a: ")
+    assert fault.startswith("recipe.yaml:6 adapters.0.data.rows.0.a") and "finite number" in fault
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("a: &x [*x]\n", 1), ("a: 1\nb: &x\n  - {c: *x}\n", 3), ("name: a\nlora: &x {r: *x}\n", 2)],
+)
+def test_an_alias_of_what_it_stands_in(faults: Callable[..., list[str]], text: str, line: int):
+    (fault,) = faults(text)
+    assert fault.startswith(f"recipe.yaml:{line}: ")
+    assert "the alias stands inside what it refers to" in fault
+
+
+def test_what_is_nested_without_end(faults: Callable[..., list[str]]):
+    assert faults("a: " + "[" * 5000) == ["recipe.yaml: nested without end, or too deeply to be read"]
+    assert faults("name: a\nlora: &x {<<: *x}\n")
+    assert faults(ONE_ROW % "1", "adapters.0.data.rows=&x [{q: *x}]")
 
 
 def test_merge_keys_work(load: Load):
@@ -370,6 +398,7 @@ def test_input_paths_are_taken_from_the_recipes_folder(tmp_path: Path, monkeypat
         ("base.model=/models/a", "base.model", "/models/a"),
         ("base.model=org/model", "base.model", "org/model"),
         ("base.model=s3://bucket/model", "base.model", "s3://bucket/model"),
+        ("base.chat_template=chat.jinja", "base.chat_template", str(folder / "chat.jinja")),
         ("base.model=package://module/file.gguf", "base.model", "package://module/file.gguf"),
         ("publish.to=[{folder: out}]", "publish.to.0.folder", "out"),  # destinations: from the current folder
     ]

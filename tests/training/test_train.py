@@ -127,3 +127,16 @@ def test_all_linear_leaves_the_head_alone(base: Path) -> None:
 )
 def test_steps_are_counted_as_the_trainer_counts_them(rows: int, changes: dict[str, Any], steps: int) -> None:
     assert steps_of(rows, Training(**changes).model_dump()) == steps
+
+
+@pytest.mark.parametrize(("free_gib", "recomputed"), [(64, False), (1, True)])
+def test_activations_are_recomputed_only_if_memory_calls_for_it(
+    base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_gib: int, recomputed: bool
+) -> None:
+    monkeypatch.setattr("tasks.training.recomputation.free_memory", lambda: int(free_gib * 2**30 * 0.8))
+    training = training_job(base, data, tmp_path / "a")["training"]
+    facts = train(base, data, tmp_path / "a", job={"training": {**training, "gradient_checkpointing": "auto"}})
+    assert facts["gradient_checkpointing"] is recomputed
+    train(base, data, tmp_path / "b")
+    ours, plain = (load_file(tmp_path / name / "adapter_model.safetensors") for name in "ab")
+    assert all(torch.allclose(ours[name], plain[name], atol=1e-6) for name in plain)

@@ -1,0 +1,179 @@
+"""What a recipe asks for that cannot go together, all of it at once, before anything starts.
+
+The schema checks each key, and keys that stand side by side. These rules span an adapter's method, its data and what
+it shares with the fleet, so they need a resolved recipe. What depends on the rows or on the base is checked later.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from importlib.util import find_spec
+
+from infra.errors import Fault
+from tasks.recipe.schema import Adapter, Lora, Recipe
+from tasks.recipe.sweeps import LONGEST, trial_name, tried
+from tasks.recipe.wording import Place, nowhere, of_adapters
+
+Findings = Iterator[tuple[str, str]]  # (dotted key of the adapter, what is wrong)
+
+MODULES = {
+    "trackio": ["trackio"],
+    "mlflow": ["mlflow"],
+    "wandb": ["wandb"],
+    "tensorboard": ["tensorboard", "tensorboardX"],
+}
+COMPARABLE = ("method", "lora", "training", "accelerate")  # what tpe may change: the validation rows stay the same
+
+
+def contradictions(recipe: Recipe, place: Place = nowhere) -> list[Fault]:
+    """Every contradiction in a resolved recipe; one that adapters have in common, from one place, is said once."""
+    faults: list[Fault] = []
+    found: dict[tuple[str | None, str, str], list[str]] = {}
+    for number, adapter in enumerate(recipe.adapters):
+        cases = [adapter]
+        if adapter.sweep:
+            cases, wrong = tried(adapter, partial(place, number))
+            faults += wrong
+            cases = cases or [adapter]
+        findings = [*_of_search(adapter, recipe), *(finding for case in cases for finding in _of(case, recipe.lora))]
+        for key, message in dict.fromkeys(findings):
+            found.setdefault((place(number, tuple(key.split("."))), key, message), []).append(adapter.name)
+    return faults + [Fault(message, of_adapters(names, key, at)) for (at, key, message), names in found.items()]
+
+
+def _of(adapter: Adapter, shared: Lora) -> Findings:
+    if adapter.method == "prompt":
+        yield from _of_asking(adapter)
+    else:
+        if adapter.num_fewshot:
+            yield (
+                "num_fewshot",
+                f"got {adapter.num_fewshot} with method {adapter.method}, which is asked as it was trained, without "
+                "examples; leave it out, or set method: prompt",
+            )
+        yield from _of_validation(adapter)
+        yield from _of_processes(adapter)
+        yield from _of_trackers(adapter)
+    if adapter.method in ("lora", "qlora"):
+        yield from _of_lora(adapter)
+    else:
+        yield from _of_no_lora(adapter, shared)
+
+
+def _of_asking(adapter: Adapter) -> Findings:
+    data = adapter.data
+    key, got = ("data.text", "a text template") if data.text is not None else ("data.format", f"format {data.format}")
+    if data.text is not None or data.format in ("text", "preference"):
+        yield (
+            key,
+            f"got {got} with method prompt, which needs rows with a question and its answer; train it, or map them",
+        )
+
+
+def _of_no_lora(adapter: Adapter, shared: Lora) -> Findings:
+    assert adapter.lora, "the recipe was not resolved"
+    own = [key for key in Lora.model_fields if getattr(adapter.lora, key) != getattr(shared, key)]
+    if own:  # what the whole fleet shares may be meant for its other adapters
+        yield (
+            f"lora.{own[0]}",
+            f"given for method {adapter.method}, which has no LoRA; leave it out, or set method: lora",
+        )
+
+
+def _of_lora(adapter: Adapter) -> Findings:
+    """What PEFT 0.21 refuses, or takes and does something else with."""
+    assert adapter.lora, "the recipe was not resolved"
+    lora, start = adapter.lora, adapter.lora.init_lora_weights
+    changes_base = isinstance(start, str) and start.startswith(("pissa", "olora"))
+    ranks = {"r": lora.r, **lora.rank_pattern}
+    if start == "loftq" and adapter.method == "lora":
+        yield (
+            "lora.init_lora_weights",
+            "got loftq with method lora; it makes good what 4-bit storage took away: set method: qlora, or take pissa, "
+            "which is meant for a 16-bit base",
+        )
+    if changes_base and adapter.method == "qlora":
+        # PiSSA: TypeError on uint8 storage, and on bfloat16 storage the packed bits are decomposed as if they were
+        # weights. OLoRA: the rest is quantised anew, so that the adapter fits no base but this one.
+        yield (
+            "lora.init_lora_weights",
+            f"got {start} with method qlora; it moves a part of the base's weights into the adapter, and 4-bit storage "
+            "cannot hold the rest; set method: lora, or take loftq",
+        )
+    if start == "orthogonal" and adapter.method == "qlora":
+        yield (  # PEFT casts A and B to the type of the stored weight: whole numbers, with 4-bit storage on a CPU
+            "lora.init_lora_weights",
+            "got orthogonal with method qlora; PEFT gives A and B the type of the packed 4-bit weights, which "
+            "need not be trainable; set method: lora, or take gaussian",
+        )
+    if start == "orthogonal" and (odd := [f"{name}: {rank}" for name, rank in ranks.items() if rank % 2]):
+        yield "lora.init_lora_weights", f"got orthogonal with {', '.join(odd)}; it needs even ranks"
+    if wrong := [f"{name}: {rank}" for name, rank in lora.rank_pattern.items() if rank < 1]:
+        yield "lora.rank_pattern", f"got {', '.join(wrong)}; a rank is at least 1: exclude_modules leaves modules out"
+    if lora.use_dora and (changes_base or start == "loftq"):
+        yield (  # LoftQ sets A and B after DoRA took its magnitudes; moving PiSSA's part back drops them
+            "lora.use_dora",
+            f"got true with init_lora_weights: {start}; DoRA's magnitudes would belong to other weights than the "
+            "adapter's: leave one of them out",
+        )
+    if lora.use_rslora and changes_base and (lora.rank_pattern or lora.alpha_pattern):
+        yield (  # PEFT refuses to convert such an adapter to one for the unchanged base
+            "lora.use_rslora",
+            f"got true with init_lora_weights: {start} and a rank_pattern or alpha_pattern; the adapter could not be "
+            "made one for the unchanged base: leave one of the three out",
+        )
+    if lora.layers_to_transform and lora.target_modules == "all-linear":
+        yield "lora.layers_to_transform", "needs target_modules as a list of names (or null), not 'all-linear'"
+
+
+def _of_validation(adapter: Adapter) -> Findings:
+    assert adapter.training, "the recipe was not resolved"
+    if not adapter.data.validation:
+        for key in ("eval_steps", "early_stopping_patience", "load_best_model_at_end"):
+            if getattr(adapter.training, key):
+                yield f"training.{key}", "needs rows for a validation loss; set data.validation, e.g. 0.1"
+
+
+def _of_processes(adapter: Adapter) -> Findings:
+    assert adapter.accelerate, "the recipe was not resolved"
+    config, processes = adapter.accelerate.config, adapter.accelerate.num_processes
+    if config != "ddp" and processes == 1:
+        yield (
+            "accelerate.config",
+            f"got {config} with num_processes 1, and it spreads weights over several; raise it, or leave config out",
+        )
+    if config == "deepspeed" and not find_spec("deepspeed"):
+        yield "accelerate.config", "deepspeed is not installed; pip install deepspeed, or take fsdp"
+
+
+def _of_trackers(adapter: Adapter) -> Findings:
+    assert adapter.training, "the recipe was not resolved"
+    for tracker in adapter.training.report_to:
+        if not any(map(find_spec, MODULES[tracker])):
+            yield "training.report_to", f"{tracker} is not installed; pip install {tracker}, or leave it out"
+
+
+def _of_search(adapter: Adapter, recipe: Recipe) -> Findings:
+    """Rules of tpe, which compares trials by their validation loss."""
+    sweep = adapter.sweep
+    if sweep is None or sweep.sampler != "tpe":
+        return
+    methods = sweep.over.get("method", (adapter.method,))
+    if isinstance(methods, tuple) and "prompt" in methods:
+        yield "sweep", "method prompt trains nothing that tpe could compare; a grid over num_fewshot is possible"
+    if not adapter.data.validation:
+        yield "data.validation", "tpe compares trials by their validation loss; set rows for it apart, e.g. 0.1"
+    for key in sweep.over:
+        if key.split(".")[0] not in COMPARABLE or key == "training.beta":
+            yield (
+                "sweep.over",
+                f"{key} leaves no validation losses that tpe could compare (it changes them by itself, or not at all); "
+                "set sampler: grid",
+            )
+    if sweep.keep > sweep.n_trials:
+        yield "sweep.keep", f"got {sweep.keep} of {sweep.n_trials} trials; keep at most n_trials"
+    longest = trial_name(adapter.name, sweep.n_trials - 1)
+    if len(longest) > LONGEST:
+        yield "name", f"its trials' names, as {longest}, are longer than {LONGEST} characters; give a shorter one"
+    trials = {trial_name(adapter.name, number) for number in range(sweep.n_trials)}
+    if taken := sorted(trials & {other.name for other in recipe.adapters}):
+        yield "name", f"its trials are called as other adapters are: {', '.join(taken)}; rename one of them"

@@ -1,0 +1,192 @@
+"""What cannot go together in a recipe: every rule once broken and once kept, and all of it said at once."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.errors import RequestError
+from tasks.recipe.contradictions import MODULES, contradictions
+from tasks.recipe.loading import load_recipe, prepared
+from tasks.recipe.schema import Recipe
+
+CHAT = {"messages": {"user": "{{ q }}", "assistant": "{{ a }}"}}
+ROWS = {"rows": [{"q": "1+1", "a": 2}]}
+DATA = {**ROWS, **CHAT}
+CHECKED = {"data": {**DATA, "validation": 0.1}}
+NEEDS_VALIDATION = "needs rows for a validation loss; set data.validation, e.g. 0.1"
+TPE = {"sampler": "tpe", "over": {"training.learning_rate": {"low": 1e-5, "high": 1e-3, "log": True}}}
+
+
+def fleet(*adapters: dict[str, Any], **recipe: Any) -> Recipe:
+    filled = [{"name": "one", "data": DATA, **adapter} for adapter in adapters]
+    return Recipe.model_validate({"name": "fleet", "adapters": filled, **recipe}).resolved()
+
+
+def found(*adapters: dict[str, Any], **recipe: Any) -> list[str]:
+    return [str(fault) for fault in contradictions(fleet(*adapters, **recipe))]
+
+
+def start(init: str | bool, method: str, **lora: Any) -> dict[str, Any]:
+    return {"method": method, "lora": {"init_lora_weights": init, "target_modules": ["q_proj"], **lora}}
+
+
+def tpe(**sweep: Any) -> dict[str, Any]:
+    return {**CHECKED, "sweep": {**TPE, **sweep}}
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        {},
+        {"method": "prompt", "num_fewshot": 3},
+        {"method": "prompt", "data": {**ROWS, "prompt": "{{ q }}", "completion": "{{ a }}"}},
+        {"method": "full", "data": {**ROWS, "format": "preference"}},
+        {"method": "full", "data": {**ROWS, "text": "{{ q }}"}},
+        start("loftq", "qlora"),
+        start("pissa", "lora"),
+        start("pissa_niter_4", "lora", use_rslora=True),
+        start("olora", "lora", rank_pattern={"q_proj": 3}),
+        start("orthogonal", "lora", r=8),
+        start("gaussian", "qlora", use_dora=True),
+        start(False, "qlora", use_rslora=True, rank_pattern={"q_proj": 3}),
+        {"lora": {"layers_to_transform": [0], "target_modules": ["q_proj"]}},
+        {"lora": {"layers_to_transform": [0], "target_modules": None}},
+        {"training": {"group_by_length": True}, "method": "full"},
+        {"accelerate": {"num_processes": 2, "config": "fsdp"}, "method": "qlora"},
+        {"accelerate": {"num_processes": 2}},
+        {**CHECKED, "training": {"eval_steps": 5, "early_stopping_patience": 2, "load_best_model_at_end": True}},
+        tpe(),
+        tpe(over={"method": ["lora", "qlora"], "lora.r": {"low": 2, "high": 8}, "lora.target_modules": [["q"], ["v"]]}),
+    ],
+)
+def test_what_goes_together(adapter: dict[str, Any]):
+    assert found(adapter) == []
+
+
+@pytest.mark.parametrize(
+    ("adapter", "says"),
+    [
+        ({"method": "lora", "num_fewshot": 2}, "num_fewshot: got 2 with method lora, which is asked as it was trained"),
+        ({"method": "full", "num_fewshot": 1}, "num_fewshot: got 1 with method full"),
+        ({"method": "prompt", "data": {**ROWS, "text": "x"}}, "data.text: got a text template with method prompt"),
+        ({"method": "prompt", "data": {**ROWS, "format": "text"}}, "data.format: got format text with method prompt"),
+        ({"method": "prompt", "data": {**ROWS, "format": "preference"}}, "data.format: got format preference with"),
+        ({"method": "full", "lora": {"use_dora": True}}, "lora.use_dora: given for method full, which has no LoRA"),
+        ({"method": "prompt", "lora": {"r": 4}}, "lora.r: given for method prompt, which has no LoRA"),
+        (start("loftq", "lora"), "lora.init_lora_weights: got loftq with method lora; it makes good what 4-bit"),
+        (start("pissa", "qlora"), "lora.init_lora_weights: got pissa with method qlora; it moves a part of the base's"),
+        (start("pissa_niter_4", "qlora"), "lora.init_lora_weights: got pissa_niter_4 with method qlora"),
+        (start("olora", "qlora"), "lora.init_lora_weights: got olora with method qlora"),
+        (start("orthogonal", "qlora"), "lora.init_lora_weights: got orthogonal with method qlora"),
+        (start("orthogonal", "lora", r=7), "lora.init_lora_weights: got orthogonal with r: 7; it needs even ranks"),
+        (start("orthogonal", "lora", rank_pattern={"q": 3}), "got orthogonal with q: 3; it needs even ranks"),
+        (start(True, "lora", rank_pattern={"q": 0}), "lora.rank_pattern: got q: 0; a rank is at least 1"),
+        (start("loftq", "qlora", use_dora=True), "lora.use_dora: got true with init_lora_weights: loftq"),
+        (start("pissa", "lora", use_dora=True), "lora.use_dora: got true with init_lora_weights: pissa"),
+        (
+            start("olora", "lora", use_rslora=True, alpha_pattern={"q": 1}),
+            "lora.use_rslora: got true with init_lora_weights: olora and a rank_pattern or alpha_pattern",
+        ),
+        ({"lora": {"layers_to_transform": [1]}}, "lora.layers_to_transform: needs target_modules as a list of names"),
+        ({"training": {"eval_steps": 5}}, f"training.eval_steps: {NEEDS_VALIDATION}"),
+        ({"training": {"early_stopping_patience": 2}}, f"training.early_stopping_patience: {NEEDS_VALIDATION}"),
+        ({"training": {"load_best_model_at_end": True}}, f"training.load_best_model_at_end: {NEEDS_VALIDATION}"),
+        ({"accelerate": {"config": "fsdp"}}, "accelerate.config: got fsdp with num_processes 1"),
+        ({"sweep": TPE}, "data.validation: tpe compares trials by their validation loss"),
+        ({**tpe(), "method": "prompt"}, "sweep: method prompt trains nothing that tpe could compare"),
+        (tpe(over={"method": ["prompt", "lora"]}), "sweep: method prompt trains nothing that tpe could compare"),
+        (tpe(over={"data.limit": [1, 2]}), "sweep.over: data.limit leaves no validation losses that tpe could compare"),
+        (tpe(over={"target.gain": [0, 0.1]}), "sweep.over: target.gain leaves no validation losses"),
+        (tpe(over={"training.beta": [0.1, 0.2]}), "sweep.over: training.beta leaves no validation losses"),
+        (tpe(keep=3, n_trials=2), "sweep.keep: got 3 of 2 trials; keep at most n_trials"),
+        (tpe(over={"lora.r": {"low": 4.5, "high": 8}}), "sweep.over: lora.r: got 4.5: input should be a valid integer"),
+        (tpe(over={"lora.r": {"low": 0, "high": 8}}), "sweep.over: lora.r: got 0.0: input should be greater than"),
+        (tpe(over={"lora.rr": {"low": 1, "high": 8}}), "sweep.over: lora.rr: unknown key 'rr'; did you mean 'r'?"),
+        (
+            tpe(over={"lora.use_dora": {"low": 0, "high": 1}}),
+            "sweep.over lora.use_dora: got a range, and the key takes",
+        ),
+        (tpe(over={"lora.init_lora_weights": [True, "pissa"]}), "lora.init_lora_weights: got pissa with method qlora"),
+    ],
+)
+def test_what_does_not(adapter: dict[str, Any], says: str):
+    (fault,) = found(adapter)
+    assert fault.startswith("adapter 'one' ")
+    assert says in fault
+
+
+def test_trials_of_a_search_get_names_that_are_free_and_short_enough():
+    assert found({**tpe(), "name": "a" * 57}) == []
+    (fault,) = found({**tpe(n_trials=11), "name": "a" * 57})
+    assert "are longer than 64 characters" in fault
+    (fault,) = found(tpe(), {"name": "one-trial3"})
+    assert fault.endswith("its trials are called as other adapters are: one-trial3; rename one of them")
+    assert found(tpe(n_trials=3), {"name": "one-trial3"}) == []
+
+
+@pytest.mark.parametrize("tracker", MODULES)
+def test_a_tracker_must_be_installed(tracker: str):
+    missing = not any(map(find_spec, MODULES[tracker]))
+    says = f"adapter 'one' training.report_to: {tracker} is not installed; pip install {tracker}, or leave it out"
+    assert found({"training": {"report_to": [tracker]}}) == ([says] if missing else [])
+
+
+def test_deepspeed_must_be_installed():
+    missing = not find_spec("deepspeed")
+    assert len(found({"accelerate": {"num_processes": 2, "config": "deepspeed"}})) == missing
+
+
+def test_a_fleet_may_mix_methods_though_they_share_keys():
+    """What the fleet shares is for those adapters that use it."""
+    shared = {"lora": {"use_dora": True, "init_lora_weights": "gaussian"}, "accelerate": {"config": "fsdp"}}
+    methods = [{"name": method, "method": method} for method in ("prompt", "full", "lora")]
+    (fault,) = found(*methods, **shared)
+    assert fault.startswith("adapters 'full', 'lora' accelerate.config: got fsdp with num_processes 1")
+    assert found({"method": "prompt"}, training={"eval_steps": 5, "report_to": ["wandb"]}) == []
+
+
+def test_all_contradictions_at_once_and_what_adapters_share_only_once():
+    adapters = [{"name": f"a{number}", "training": {"eval_steps": 3}} for number in range(5)]
+    recipe = fleet(*adapters, {**start("loftq", "lora"), "num_fewshot": 1})
+    with pytest.raises(RequestError) as error:
+        prepared(recipe)
+    assert [str(fault).split(":")[0] for fault in error.value.faults] == [
+        "adapters 'a0', 'a1', 'a2' and 2 more training.eval_steps",
+        "adapter 'one' num_fewshot",
+        "adapter 'one' lora.init_lora_weights",
+    ]
+
+
+def test_a_sweep_that_is_wrong_hides_nothing_else():
+    (sweep, shots) = found({**tpe(over={"lora.rr": [1]}), "num_fewshot": 1})
+    assert "unknown key 'rr'" in sweep and "num_fewshot: got 1" in shots
+
+
+FILE = """\
+name: fleet
+method: lora
+training: {eval_steps: 5}
+adapters:
+  - name: one
+    data: {path: rows.csv, format: alpaca}
+    lora:
+      init_lora_weights: loftq
+  - name: two
+    num_fewshot: 2
+    data: {path: rows.csv, format: alpaca, validation: 1}
+"""
+
+
+def test_in_a_file_each_has_the_line_that_it_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.yaml").write_text(FILE)
+    with pytest.raises(RequestError) as error:
+        load_recipe("recipe.yaml", ["adapters.two.lora={use_dora: true, init_lora_weights: pissa}"])
+    assert [str(fault).split(": ")[0] for fault in error.value.faults] == [
+        "recipe.yaml:3 adapter 'one' training.eval_steps",
+        "recipe.yaml:8 adapter 'one' lora.init_lora_weights",
+        "recipe.yaml:10 adapter 'two' num_fewshot",
+        "--set adapters.two.lora={use_dora",
+    ]
