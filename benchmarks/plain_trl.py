@@ -23,7 +23,7 @@ from typing import Any
 
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoTokenizer, TrainerCallback, set_seed
+from transformers import AutoTokenizer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 HYPERPARAMETERS = (
@@ -52,7 +52,6 @@ class StepLines(TrainerCallback):
 def main(setting: str, job_file: Path) -> None:
     job = json.loads(job_file.read_text())
     training, lora = job["training"], job["lora"]
-    set_seed(training["seed"] + 1)
     tokenizer = AutoTokenizer.from_pretrained(job["base"])
     rows = [json.loads(line) for line in (Path(job["data"]) / "train.jsonl").read_text().splitlines()]
     texts = [

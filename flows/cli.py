@@ -205,7 +205,7 @@ class _WithoutTraceback(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, TunefleetError):
+        if isinstance(error, TunefleetError) or type(error).__name__ == "Pruned":
             record.exc_info, record.msg, record.args = None, f"{type(error).__name__}: {error}", ()
         return True
 

@@ -15,7 +15,7 @@ from tasks.artifacts import AdapterOutcome, Lineage, StageResult, quantization_o
 from tasks.evaluation.scoring import Scores
 from tasks.evaluation.task import evaluate
 from tasks.forgetting.task import gate, judge_adapter
-from tasks.gathering import Stopwatch, all_results, each_result
+from tasks.gathering import Stopwatch, all_results
 from tasks.ingestion.task import import_base, ingest
 from tasks.merging.task import merge
 from tasks.preflight.task import preflight
@@ -25,7 +25,7 @@ from tasks.recipe.loading import load_recipe, prepared
 from tasks.recipe.schema import Artifact, Recipe
 from tasks.reporting.task import report
 from tasks.runs import Run, new_run
-from tasks.training.task import train
+from tasks.training.fleet import train_fleet
 
 
 @flow(name="train-adapters")
@@ -38,24 +38,21 @@ def train_adapters(recipe: Recipe | str, store: str | None = None) -> dict[str, 
     """
     recipe = load_recipe(recipe) if isinstance(recipe, str) else prepared(recipe)
     run, watch = new_run(store or default_store()), Stopwatch()
-    fleet = [AdapterOutcome(adapter, quantization_of(recipe, adapter)) for adapter in recipe.adapters]
-    prompts = [one for one in fleet if one.method == "prompt"]
+    prompts = [adapter for adapter in recipe.adapters if adapter.method == "prompt"]
 
     with watch("prepare"):
         check(recipe)
         importing = import_base.submit(run, recipe.base)
-        data = all_results({one.name: ingest.submit(run, one.adapter) for one in fleet})
+        data = all_results({adapter.name: ingest.submit(run, adapter) for adapter in recipe.adapters})
         base = importing.result()
         checked = preflight(run, recipe, base, data)
-        prompted = all_results({one.name: draw_shots.submit(run, one.adapter, data[one.name]) for one in prompts})
+        prompted = all_results({one.name: draw_shots.submit(run, one, data[one.name]) for one in prompts})
 
     with watch("train"):
-        limit = recipe.adapters_per_device
-        learners = [one for one in fleet if one.method != "prompt"]
-        trained, failed = each_result(
-            {one.name: train.submit(run, one.adapter, base, data[one.name], per_device=limit) for one in learners}
-        )
-        trained |= prompted
+        done = train_fleet(run, recipe, base, data)
+        recipe, data, failed = done.recipe, done.data, done.failed  # a search puts its best trials in the fleet
+        trained = done.trained | prompted
+        fleet = [AdapterOutcome(adapter, quantization_of(recipe, adapter)) for adapter in recipe.adapters]
 
     with watch("evaluate"):
         scores: dict[str, Scores] = {}
@@ -69,7 +66,8 @@ def train_adapters(recipe: Recipe | str, store: str | None = None) -> dict[str, 
             if one.trained and not one.error:
                 release(run, recipe, one, one.trained, base=base, data=data[one.name], scores=scores[one.quantization])
 
-    return report(run, recipe, fleet, base=base, data=data, made=[base, checked], scores=scores, timings=watch)
+    made, searches = [base, checked], done.searches
+    return report(run, recipe, fleet, base=base, data=data, made=made, scores=scores, searches=searches, timings=watch)
 
 
 def release(

@@ -23,7 +23,7 @@ import fsspec
 from infra.errors import RequestError, TransientError
 from infra.hashing import digest_file, digest_json, digest_tree
 from infra.storage import MANIFEST
-from tasks.ingestion.chat_template import CHAT_TEMPLATE, read_chat_template
+from tasks.ingestion.chat_template import CHAT_TEMPLATE, read_chat_template, with_fixed_date
 
 PACKAGE = re.compile(r"^package://(?P<module>\w+)/(?P<file>[\w.-]+\.gguf)$")
 WANTED = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "LICENSE*")  # tokenizers, config, weights
@@ -184,7 +184,9 @@ def _inspect(model: str, folder: Path) -> dict[str, Any]:
             with safe_open(shard, framework="pt") as tensors:
                 tensors.keys()
         config = AutoConfig.from_pretrained(folder)
-        AutoTokenizer.from_pretrained(folder)
+        template = AutoTokenizer.from_pretrained(folder).chat_template
     except (OSError, ValueError, KeyError, json.JSONDecodeError, SafetensorError) as error:
         raise RequestError(f"base.model {model!r} cannot be loaded: {error}") from error
+    if template and (fixed := with_fixed_date(template)) != template:
+        (folder / CHAT_TEMPLATE).write_text(fixed, encoding="utf-8")
     return {"architecture": (config.architectures or ["?"])[0], "model_type": config.model_type}

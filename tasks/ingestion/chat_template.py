@@ -13,6 +13,20 @@ from infra.errors import RequestError
 CHAT_TEMPLATE = "chat_template.jinja"  # the file that transformers reads before any other place
 
 
+DATE = "26 Jul 2024"
+_FIXED_DATE = "{%- macro strftime_now(format) -%}" + DATE + "{%- endmacro -%}"
+
+
+def with_fixed_date(template: str) -> str:
+    """The same template, in which it is always the same day.
+
+    Some templates write today's date into every prompt (Llama 3.2's does). Then rows would be trained on one day's
+    prompts and scored on another's, and no two runs could be compared. The date is the one that Llama's own template
+    falls back to. transformers offers templates a function `strftime_now`; a macro of that name goes before it.
+    """
+    return _FIXED_DATE + template if "strftime_now" in template and _FIXED_DATE not in template else template
+
+
 class _Generation(Extension):
     """`{% generation %}...{% endgeneration %}`, with which templates mark the answer for transformers."""
 

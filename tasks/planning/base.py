@@ -7,7 +7,7 @@ from typing import Any
 from infra.errors import RequestError
 from infra.storage import ArtifactRef, Store
 from tasks.ingestion.architecture import architecture
-from tasks.ingestion.chat_template import read_chat_template
+from tasks.ingestion.chat_template import read_chat_template, with_fixed_date
 from tasks.ingestion.task import base_work
 from tasks.planning.made import made
 from tasks.recipe.schema import Base
@@ -46,6 +46,8 @@ def load_tokenizer(base: Base, folder: Path) -> Any | None:
         raise RequestError(f"base.model {base.model!r}: its tokenizer cannot be loaded: {error}") from error
     if template:
         tokenizer.chat_template = template
+    if tokenizer.chat_template:
+        tokenizer.chat_template = with_fixed_date(tokenizer.chat_template)
     return tokenizer
 
 

@@ -60,12 +60,10 @@ def _of(adapter: Adapter, shared: Lora) -> Findings:
 
 
 def _of_asking(adapter: Adapter) -> Findings:
-    data = adapter.data
-    key, got = ("data.text", "a text template") if data.text is not None else ("data.format", f"format {data.format}")
-    if data.text is not None or data.format in ("text", "preference"):
+    if adapter.num_fewshot and (adapter.data.text is not None or adapter.data.format == "text"):
         yield (
-            key,
-            f"got {got} with method prompt, which needs rows with a question and its answer; train it, or map them",
+            "num_fewshot",
+            "got examples for rows of plain text, which have no question; leave it out, or map the rows",
         )
 
 

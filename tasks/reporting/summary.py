@@ -18,6 +18,7 @@ def summarise(
     made: Sequence[StageResult],
     probes: Sequence[dict[str, Any]],
     comparisons: Sequence[dict[str, Any]],
+    searches: Mapping[str, list[dict[str, Any]]],
     timings: Mapping[str, float],
 ) -> dict[str, Any]:
     """The summary of a finished run; `made` are all results whose cache hits are counted, by kind."""
@@ -37,6 +38,7 @@ def summarise(
         },
         "adapters": [_adapter(one) for one in fleet],
         "comparisons": list(comparisons),
+        "searches": dict(searches),
         "probes": list(probes),
         "timings": {stage: round(seconds, 2) for stage, seconds in timings.items()},
         "cache": {kind: {"hits": count["hits"], "misses": count["misses"]} for kind, count in counts.items()},
@@ -56,7 +58,7 @@ def _adapter(one: AdapterOutcome) -> dict[str, Any]:
         "merged_uri": one.merged.ref.uri if one.merged else None,
         "trainable_params": facts.get("trainable_params"),
         "total_params": facts.get("total_params"),
-        "train": {key: facts.get(key) for key in ("steps", "seconds", "tokens", "loss")},
+        "train": {key: facts.get(key) for key in ("steps", "seconds", "tokens", "loss", "validation_loss")},
         "tasks": verdict["tasks"],
         "verdict": verdict["verdict"],
         "reasons": verdict["reasons"],

@@ -1,6 +1,6 @@
 """The summary as tables for a terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -30,6 +30,9 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
             console.print(f"  published {place['what']}: {escape(place['uri'])}", soft_wrap=True)
         if not adapter["published"] and adapter["method"] != "prompt":
             console.print("  not published")
+    for name, trials in summary["searches"].items():
+        console.print()
+        console.print(_search(name, trials))
     if summary["comparisons"]:
         console.print()
         console.print(_comparisons(summary))
@@ -51,6 +54,23 @@ def _heading(adapter: Mapping[str, Any]) -> str:
             f"({share:.4f} %), {train['steps']} steps in {train['seconds']:.0f} s, loss {train['loss']:.3f}"
         )
     return f"[bold]{escape(adapter['name'])}[/]  [bold {colour}]{adapter['status'].upper()}[/]{trained}"
+
+
+def _search(name: str, trials: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(title=f"Searched for {escape(name)}", title_justify="left", box=None, padding=(0, 1))
+    for column in ("trial", "settings", "validation loss", "steps", ""):
+        table.add_column(column, justify="left" if column in ("settings", "") else "right", overflow="fold")
+    for trial in trials:
+        settings = ", ".join(f"{key} {_short(value)}" for key, value in trial["settings"].items())
+        outcome = "kept" if trial["kept"] else trial["error"] or trial["state"]
+        loss = "" if trial["loss"] is None else f"{trial['loss']:.4f}"
+        step = "" if trial["step"] is None else str(trial["step"])
+        table.add_row(str(trial["number"]), escape(settings), loss, step, escape(outcome))
+    return table
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _tasks(adapter: Mapping[str, Any]) -> Table:

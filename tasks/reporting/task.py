@@ -28,6 +28,7 @@ def report(
     data: Mapping[str, StageResult],
     made: Sequence[StageResult],
     scores: Mapping[str, Scores],
+    searches: Mapping[str, list[dict[str, Any]]],
     timings: Mapping[str, float],
 ) -> dict[str, Any]:
     """Write <store>/runs/<run-id>/summary.json and return its content."""
@@ -47,6 +48,7 @@ def report(
         made=[*made, *data.values(), *scored, *kept],
         probes=_probes(run, recipe.evaluation.probes, scores),
         comparisons=over_prompting(fleet, data, scores_of, alpha=recipe.gate.alpha),
+        searches=searches,
         timings=timings,
     )
     run.store.write_json(f"runs/{run.run_id}/summary.json", summary)

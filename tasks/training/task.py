@@ -21,10 +21,8 @@ from tasks.caching import Work
 from tasks.recipe.schema import Adapter
 from tasks.retrying import STAGE
 from tasks.runs import Run, child
-from tasks.training.launching import device_environment, launch_command, launch_environment
+from tasks.training.launching import launch_command, launch_environment
 
-__all__ = ["QUANTIZATION", "device_environment", "train", "train_work"]
-QUANTIZATION = {"prompt": "none", "lora": "none", "qlora": "nf4", "full": "none"}
 # How often somebody looks, saves or reports, and how memory is saved, does not change the weights.
 NOT_IN_THE_KEY = {
     *("logging_steps", "save_steps", "report_to"),

@@ -49,7 +49,7 @@ def test_the_summary_is_in_the_store_and_keeps_its_keys(finished_run: FinishedRu
     assert kept["base"]["quantization"] == "nf4"
     expected = {"name", "status", "digest", "adapter_uri", "merged_uri", "trainable_params", "total_params", "train"}
     assert expected | {"tasks", "verdict", "reasons", "published", "error"} <= kept["adapters"][0].keys()
-    assert {"steps", "seconds", "tokens", "loss"} == kept["adapters"][0]["train"].keys()
+    assert {"steps", "seconds", "tokens", "loss", "validation_loss"} == kept["adapters"][0]["train"].keys()
 
 
 def test_artifacts_hold_exactly_their_files(finished_run: FinishedRun) -> None:
@@ -157,9 +157,7 @@ def test_everything_wrong_with_a_fleet_is_said_at_once_before_any_training(
     assert "no lm-eval task is named 'capitals_opne'; near names: capitals_open" in faults[0]
     for name in ("learns", "idles"):
         assert any(f"adapter '{name}': target_modules q_prj match nothing" in fault for fault in faults)
-        assert any(
-            f"adapter '{name}': 16 of 16 training rows are longer than max_length=8" in fault for fault in faults
-        )
+        assert any(f"adapter '{name}': 16 of 16 train rows are longer than max_length=8" in fault for fault in faults)
     assert_nothing_was_trained(tmp_path)
 
 

@@ -25,7 +25,7 @@ from tasks.recipe.schema import Base
 from tests.publishing import files_under
 from tests.publishing.hub_server import Blob, HubServer, Repo
 from tests.publishing.s3_server import BUCKET, S3Server
-from tests.tiny import tiny_config, tiny_tokenizer
+from tests.tiny import save_tiny_base, tiny_config, tiny_tokenizer
 
 WEIGHTS = save({"model.embed_tokens.weight": np.zeros((2, 2), np.float32)})
 FIGURES = {"architecture": "LlamaForCausalLM", "model_type": "llama"}
@@ -338,3 +338,19 @@ def test_a_hub_that_cannot_be_reached_is_worth_another_try(
     fails()
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     fails()
+
+
+def test_a_chat_template_that_writes_the_date_is_kept_at_one_day(tmp_path: Path) -> None:
+    source, output = save_tiny_base(tmp_path / "source"), tmp_path / "output"
+    output.mkdir()
+    template = source / "chat_template.jinja"
+    plain = template.read_text()
+    template.write_text("{% set today = strftime_now('%d %b %Y') %}Today is {{ today }}.\n" + plain)
+    import_base(str(source), None, output)
+    text = AutoTokenizer.from_pretrained(output).apply_chat_template(
+        [{"role": "user", "content": "hi"}], tokenize=False
+    )
+    assert text.startswith("Today is 26 Jul 2024.\n<|im_start|>user\nhi")
+    template.write_text(plain)
+    import_base(str(source), None, output)
+    assert (output / "chat_template.jinja").read_text() == plain, "other templates stay byte for byte"

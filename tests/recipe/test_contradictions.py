@@ -41,6 +41,8 @@ def tpe(**sweep: Any) -> dict[str, Any]:
     [
         {},
         {"method": "prompt", "num_fewshot": 3},
+        {"method": "prompt", "num_fewshot": 3, "data": {**ROWS, "format": "preference"}},
+        {"method": "prompt", "data": {**ROWS, "text": "x"}},
         {"method": "prompt", "data": {**ROWS, "prompt": "{{ q }}", "completion": "{{ a }}"}},
         {"method": "full", "data": {**ROWS, "format": "preference"}},
         {"method": "full", "data": {**ROWS, "text": "{{ q }}"}},
@@ -70,9 +72,14 @@ def test_what_goes_together(adapter: dict[str, Any]):
     [
         ({"method": "lora", "num_fewshot": 2}, "num_fewshot: got 2 with method lora, which is asked as it was trained"),
         ({"method": "full", "num_fewshot": 1}, "num_fewshot: got 1 with method full"),
-        ({"method": "prompt", "data": {**ROWS, "text": "x"}}, "data.text: got a text template with method prompt"),
-        ({"method": "prompt", "data": {**ROWS, "format": "text"}}, "data.format: got format text with method prompt"),
-        ({"method": "prompt", "data": {**ROWS, "format": "preference"}}, "data.format: got format preference with"),
+        (
+            {"method": "prompt", "num_fewshot": 1, "data": {**ROWS, "text": "x"}},
+            "num_fewshot: got examples for rows of",
+        ),
+        (
+            {"method": "prompt", "num_fewshot": 1, "data": {**ROWS, "format": "text"}},
+            "num_fewshot: got examples for rows",
+        ),
         ({"method": "full", "lora": {"use_dora": True}}, "lora.use_dora: given for method full, which has no LoRA"),
         ({"method": "prompt", "lora": {"r": 4}}, "lora.r: given for method prompt, which has no LoRA"),
         (start("loftq", "lora"), "lora.init_lora_weights: got loftq with method lora; it makes good what 4-bit"),

@@ -18,6 +18,8 @@ TASK = {
     **{"delta": -0.5, "ci_low": -0.6, "ci_high": -0.4, "margin": 0.105, "verdict": "PASS", "decides": True},
     "flips": {"lost": 0, "gained": 0},
 }
+TRIAL = {"name": "lora-trial0", "number": 0, "settings": {"training.learning_rate": 0.00123456}, "state": "complete",
+         "loss": 1.25, "step": 8, "error": None, "kept": True}  # fmt: skip
 COMPARISON = {
     **{"adapter": "tuned", "over": "shown", "task": "tuned.held_out", "metric": "exact_match", "n": 50},
     **{"adapter_score": 0.75, "over_score": 0.25, "delta": 0.5, "ci_low": 0.4, "ci_high": 0.6, "p_value": 0.001},
@@ -46,6 +48,7 @@ def summary(*fleet: AdapterOutcome) -> dict[str, Any]:
         fleet=fleet,
         made=[],
         comparisons=[COMPARISON],
+        searches={"lora": [TRIAL]},
         probes=[],
         timings={},
     )
