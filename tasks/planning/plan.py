@@ -17,6 +17,7 @@ from tasks.planning.base import PlannedBase, look_at, meta_model
 from tasks.planning.duration import Speed, guessed_speed, matmul_flops, measured_speed
 from tasks.planning.made import made
 from tasks.planning.rows import DataSet, Lengths, data_set, measure
+from tasks.preflight.guards import warnings
 from tasks.recipe.schema import Adapter, Recipe
 from tasks.training.checkpoints import KEPT
 from tasks.training.memory import MARGIN, Memory, choose_checkpointing, estimate, fits
@@ -121,6 +122,10 @@ class _Planner:
             faults += error.faults
         if faults:
             raise RequestError(faults)
+        if self.base.tokenizer:
+            lora = None if adapter.method == "full" else adapter.lora.model_dump()
+            near_copies = data.report.get("near_copies", 0)
+            facts["warnings"] += warnings(self.base.tokenizer, rows=len(rows), near_copies=near_copies, lora=lora)
         self._length_facts(facts, adapter, lengths, len(rows), training)
         self._memory_facts(facts, adapter, lengths.longest if lengths else training["max_length"], training)
         self._disk_facts(facts, adapter)

@@ -32,7 +32,12 @@ def measure_rows(tokenizer: Any, data: Path, adapter: Mapping[str, Any]) -> dict
         "tokens_per_epoch": sum(lengths),
         "longest_row": max(lengths),
         "trained_tokens": sum(label != IGNORED for row in rows for label in row.labels),
-        "warnings": warnings(tokenizer, len(rows) // pairs, adapter),
+        "warnings": warnings(
+            tokenizer,
+            rows=len(rows) // pairs,
+            near_copies=adapter["near_copies"],
+            lora=None if adapter["method"] == "full" else adapter["lora"],
+        ),
     }
 
 
@@ -55,24 +60,22 @@ def row_faults(rows: Sequence[Rendered], split: str, max_length: int, tokenizer:
     return faults
 
 
-def warnings(tokenizer: Any, rows: int, adapter: Mapping[str, Any]) -> list[str]:
+def warnings(tokenizer: Any, *, rows: int, near_copies: int, lora: Mapping[str, Any] | None) -> list[str]:
+    """What may be meant, but seldom is."""
     found = []
     if tokenizer.pad_token is None:
         found.append(
             f"the tokenizer has no pad token; {tokenizer.eos_token} pads, and is still trained where it ends an answer"
         )
-    if (
-        adapter["method"] in ("lora", "qlora")
-        and (rank := max([adapter["lora"]["r"], *adapter["lora"]["rank_pattern"].values()])) > rows
-    ):
+    if lora and (rank := max([lora["r"], *lora["rank_pattern"].values()])) > rows:
         found.append(
             f"rank {rank} for {rows} training rows: it can learn each row by heart; a lower lora.r forgets less and "
             "costs less"
         )
-    if adapter["near_copies"]:
+    if near_copies:
         found.append(
-            f"{adapter['near_copies']} held-out rows stand among the training rows but for case, spaces or "
-            "punctuation: their score is memory, not learning"
+            f"{near_copies} held-out rows stand among the training rows, but for case, spaces or punctuation, or as an "
+            "earlier turn of a chat: their score is memory, not learning"
         )
     return found
 

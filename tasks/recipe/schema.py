@@ -164,8 +164,10 @@ class Training(Frozen):
         None, ge=1, description="validation losses without a new best after which training ends"
     )
     load_best_model_at_end: bool = Field(False, description="keep the weights with the best validation loss")
-    save_steps: float = Field(
-        0.1, gt=0, description="steps between checkpoints to resume from; below 1 a fraction of all steps"
+    save_steps: float | None = Field(
+        None,
+        gt=0,
+        description="steps between checkpoints to resume from; below 1 a fraction of all; null: every minute",
     )
     logging_steps: int = Field(5, ge=1, description="optimizer steps between progress lines")
     report_to: tuple[Literal["trackio", "mlflow", "wandb", "tensorboard"], ...] = Field(

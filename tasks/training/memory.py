@@ -10,7 +10,7 @@
 Gradients and activations are counted as there at once, which is so with accumulation. Against the peak of seven real
 trainings of a 135M Llama on a CPU (lora, qlora and full, 256 to 4,096 tokens a batch, with and without checkpointing)
 the sum was between 10 % too low (checkpointing; freed blocks that the allocator keeps) and 16 % too high (full).
-No GPU was measured.
+No GPU was measured. The head is an upper bound: training here scores the positions that have a label and no other.
 """
 
 from collections.abc import Mapping

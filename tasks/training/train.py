@@ -16,8 +16,10 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, set_seed
 from trl import DPOConfig, SFTConfig
+from trl.trainer import utils as trl_utils
 
 from infra.errors import StageError
+from infra.gpus import CPU
 from tasks.ingestion.dataset import read_jsonl
 from tasks.training import curve, methods
 from tasks.training.launching import assert_world_size, own_device
@@ -65,7 +67,10 @@ def train(job: Mapping[str, Any], work: Path) -> dict[str, Any]:
         save_best=training["load_best_model_at_end"],
         patience=training["early_stopping_patience"],
         progress_steps=training["logging_steps"],
+        saves_by_time=training["save_steps"] is None,
     )
+    if device == CPU:
+        _score_trained_positions_only()
     trainer.train_to_the_end()
     log, steps = trainer.state.log_history, trainer.state.global_step
     if steps != total_steps and not trainer.stopped_early:
@@ -144,7 +149,7 @@ def _arguments(job: Mapping[str, Any], work: Path, rows: int, *, validates: bool
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="steps",
-        save_steps=in_steps(training["save_steps"], total),
+        save_steps=in_steps(training["save_steps"], total) if training["save_steps"] else total + 1,
         report_to=list(training["report_to"]),
         run_name=job.get("name"),
         disable_tqdm=True,
@@ -152,6 +157,16 @@ def _arguments(job: Mapping[str, Any], work: Path, rows: int, *, validates: bool
         dataloader_num_workers=0,
         dataloader_pin_memory=not on_cpu,
     )
+
+
+def _score_trained_positions_only() -> None:
+    """Leave the head out where no label is, on a CPU as TRL does it on a GPU.
+
+    TRL 1.16 scores every position wherever it has no Triton kernel, for the sake of devices that compile each shape
+    anew. A CPU does not, and a prompt of fifty tokens costs as much there as the rest of a small model.
+    """
+    assert hasattr(trl_utils, "_use_triton"), "TRL decides this elsewhere now: look at add_fused_lm_head"
+    trl_utils._use_triton = lambda device: True  # as this module sees it; the kernel's own choice stays
 
 
 def _peak_memory(device: str) -> int:

@@ -24,6 +24,7 @@ from infra.errors import DivergedError, PreemptedError
 from tasks.training import checkpoints, curve
 from tasks.training.rendering import IGNORED
 
+SAVE_SECONDS = 60  # between checkpoints, if the recipe names no steps: a crash costs a minute
 RUNAWAY_STEPS = 3  # steps in a row with a runaway loss that end the job
 SHOWN_ROWS = 8
 CLOCK = "clock.json"  # in a checkpoint: seconds of training before it
@@ -33,15 +34,25 @@ class Reliable:
     """Mixin before a TRL trainer.
 
     `keep` is the folder of this job's checkpoints; `rows` say where each training row stands; `patience` is the number
-    of validation losses without a new best that end training; progress is told every `progress_steps`.
+    of validation losses without a new best that end training; progress is told every `progress_steps`; `saves_by_time`
+    is whether checkpoints come by the clock.
     """
 
     def __init__(
-        self, *, keep: Path, rows: list[str], save_best: bool, patience: int | None, progress_steps: int, **options: Any
+        self,
+        *,
+        keep: Path,
+        rows: list[str],
+        save_best: bool,
+        patience: int | None,
+        progress_steps: int,
+        saves_by_time: bool,
+        **options: Any,
     ):
         self._keep = keep
         self._rows = rows
         self._save_best = save_best
+        self._saves_by_time = saves_by_time
         self._patience = patience
         self.progress_steps = progress_steps
         self._batches: list[torch.Tensor] = []  # token ids of the running optimizer step
@@ -62,7 +73,7 @@ class Reliable:
         if resume:
             self.seconds_before = json.loads((resume / CLOCK).read_text())["seconds"]
             print(f"going on after step {checkpoints.step_of(resume)}, from {resume}", flush=True)
-        self.started = time.monotonic()
+        self.started = self._saved_at = time.monotonic()
         with self._sigterm_is_noted():
             self.train(resume_from_checkpoint=str(resume) if resume else None)
         if self._asked_to_stop and not self.is_done:
@@ -94,12 +105,13 @@ class Reliable:
         finally:
             signal.signal(signal.SIGTERM, before)
 
-    def shall_stop(self: Any) -> bool:
-        """Whether any process of this job was asked to stop: all must end after the same step."""
+    def stop_or_save(self: Any) -> tuple[bool, bool]:
+        """Whether to stop after this step, and whether a checkpoint is due; the same in all processes of this job."""
+        is_due = self._saves_by_time and time.monotonic() - self._saved_at > SAVE_SECONDS
         if self.args.world_size > 1:
-            asked = torch.tensor([float(self._asked_to_stop)], device=self.args.device)
-            self._asked_to_stop = bool(self.accelerator.reduce(asked, "sum").item())
-        return self._asked_to_stop
+            asked = torch.tensor([float(self._asked_to_stop), float(is_due)], device=self.args.device)
+            self._asked_to_stop, is_due = map(bool, self.accelerator.reduce(asked, "sum").tolist())
+        return self._asked_to_stop, is_due
 
     # --- a loss that means something
 
@@ -188,6 +200,7 @@ class Reliable:
         finally:
             self.args.output_dir, self.processing_class = output_dir, tokenizer
         self._together(_lift_and_finish, name)
+        self._saved_at = time.monotonic()
         if self.args.should_save:
             checkpoints.drop_old(self._keep, best_now=self.state.best_global_step)
 
@@ -264,8 +277,10 @@ class _Watch(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step == state.max_steps:
             control.should_save = False  # the result follows at once; resuming at the last step would train one more
-        elif self.trainer.shall_stop():
-            control.should_save = control.should_training_stop = True
+            return
+        stops, is_due = self.trainer.stop_or_save()
+        control.should_training_stop |= stops
+        control.should_save |= stops or is_due
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         stage_process.progress(**curve.validation(state.log_history)[-1])

@@ -148,7 +148,7 @@ def test_killed_at_random_and_yet_the_same_bytes(
 
 
 def test_sigterm_saves_a_checkpoint_first(base: Path, data: Path, tmp_path: Path, start: Callable[..., Any]) -> None:
-    job = training_job(base, data, tmp_path / "run" / "output", **{**DEMANDING, "save_steps": 1000})
+    job = training_job(base, data, tmp_path / "run" / "output", **{**DEMANDING, "save_steps": None})
     folder = tmp_path / "run"
     assert killed_at(start(job, folder), folder, step=7, delay=0, number=signal.SIGTERM)
     with pytest.raises(PreemptedError, match=r"a checkpoint of step \d+ is saved"):
@@ -156,7 +156,7 @@ def test_sigterm_saves_a_checkpoint_first(base: Path, data: Path, tmp_path: Path
     saved = checkpoints.newest_whole(Path(job["checkpoints"]))
     assert saved and 7 <= checkpoints.step_of(saved) < STEPS
     start(job, folder).join()
-    quiet = training_job(base, data, tmp_path / "quiet" / "output", **{**DEMANDING, "save_steps": 1000})
+    quiet = training_job(base, data, tmp_path / "quiet" / "output", **{**DEMANDING, "save_steps": None})
     start(quiet, tmp_path / "quiet").join()
     assert result(folder) == result(tmp_path / "quiet"), "neither the stop nor how often is saved changes the result"
 

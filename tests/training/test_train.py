@@ -140,3 +140,15 @@ def test_activations_are_recomputed_only_if_memory_calls_for_it(
     train(base, data, tmp_path / "b")
     ours, plain = (load_file(tmp_path / name / "adapter_model.safetensors") for name in "ab")
     assert all(torch.allclose(ours[name], plain[name], atol=1e-6) for name in plain)
+
+
+def test_checkpoints_come_by_the_clock_if_no_steps_are_named(
+    base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.training.trainer.SAVE_SECONDS", -1)
+    train(base, data, tmp_path / "often")
+    saved = tmp_path / "often-checkpoints"
+    assert {path.name for path in saved.iterdir()} == {"checkpoint-2", "checkpoint-3"}, "the last two before the end"
+    monkeypatch.setattr("tasks.training.trainer.SAVE_SECONDS", 3600)
+    train(base, data, tmp_path / "never")
+    assert not list((tmp_path / "never-checkpoints").glob("*"))
