@@ -87,8 +87,11 @@ def validate(
         return 0
     print(f"{recipe}: valid; {len(loaded.adapters)} adapters on {loaded.base.model}")
     for name, report in reports.items():
-        train, held_out, twice = report["train"], report["held_out"], report["duplicates"]
-        print(f"  {name}: {train} rows to train on, {held_out} held out, {twice} duplicates dropped")
+        validation = f"{report['validation']} for validation, " if report["validation"] else ""
+        print(
+            f"  {name}: {report['kind']} rows, {report['train']} to train on, {validation}{report['held_out']} held "
+            f"out; {report['duplicates']} duplicates dropped"
+        )
     return 0
 
 
@@ -153,7 +156,7 @@ def plan(
 
 @app.command
 def init(path: Path = Path("recipe.yaml")) -> int:
-    """Write a small recipe to start from, every choice commented. Never overwrites a file.
+    """Write a small recipe to start from, its main choices commented. Never overwrites a file.
 
     Example: tunefleet init my-fleet.yaml
     """

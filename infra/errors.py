@@ -60,6 +60,10 @@ class OutOfMemoryError(StageError):
     """The device or the machine ran out of memory, or the kernel killed the process for it."""
 
 
+class KilledError(OutOfMemoryError):
+    """The process was killed (SIGKILL) by somebody else: as a rule the kernel, for want of memory."""
+
+
 class DivergedError(StageError):
     """The loss became NaN or infinite."""
 

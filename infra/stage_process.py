@@ -25,7 +25,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeAlias
 
-from infra.errors import DivergedError, Fault, OutOfMemoryError, PreemptedError, RequestError, StageError
+from infra.errors import DivergedError, Fault, KilledError, OutOfMemoryError, PreemptedError, RequestError, StageError
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 
@@ -47,7 +47,7 @@ _ENDINGS: dict[int, tuple[type[StageError], str]] = {
     EXIT_DIVERGED: (DivergedError, "diverged"),
     EXIT_OUT_OF_MEMORY: (OutOfMemoryError, "ran out of memory"),
     EXIT_SIGKILL: (
-        OutOfMemoryError,
+        KilledError,
         "was killed (SIGKILL), but not by its launcher: the kernel does so when the machine or the container "
         "is out of memory",
     ),

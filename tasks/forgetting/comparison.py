@@ -2,7 +2,8 @@
 
 The same means the same rows and the same target settings. The two answers to a document are paired on the split that
 decides, and tested for any difference (margin 0) by the gate's own test. "no" means that training made it worse;
-what the data leave open, equal scores among it, is "cannot tell". It is information: no gate looks at it.
+what the data leave open, equal scores among it, is "cannot tell". It is information: no gate looks at it. Where the two
+were answered in different precisions, part of the difference may be that; both are named.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +46,10 @@ def over_prompting(
             comparisons.append(
                 {"adapter": one.name, "over": prompt.name, "adapter_score": found.adapter, "over_score": found.base}
                 | found.model_dump(include={"task", "metric", "n", "delta", "ci_low", "ci_high", "p_value", "flips"})
-                | {"answer": ANSWERS[found.verdict]}
+                | {
+                    "answer": ANSWERS[found.verdict],
+                    "quantization": {"adapter": one.quantization, "over": prompt.quantization},
+                }
             )
     return comparisons
 

@@ -35,9 +35,10 @@ def make_plan(recipe: Recipe, store_uri: str) -> Facts:
     base: PlannedBase | None = None
     try:
         base = look_at(recipe.base, store)
+        planner = _Planner(store, base, devices, recipe)
     except RequestError as error:
         faults += list(error.faults)
-    planner = _Planner(store, base, devices, recipe)
+        base, planner = None, _Planner(store, None, devices, recipe)
     adapters = []
     with tempfile.TemporaryDirectory(prefix="tunefleet-plan-") as scratch:
         for adapter in recipe.adapters:
@@ -105,6 +106,8 @@ class _Planner:
         if self.base.tokenizer:
             try:
                 lengths = measure(self.base.tokenizer, rows, training["max_length"])
+                if validation := data.read("validation"):
+                    measure(self.base.tokenizer, validation, training["max_length"], what="validation")
             except RequestError as error:
                 faults += error.faults
         else:
@@ -214,18 +217,22 @@ class _Planner:
     # --- disk, cache, time
 
     def _disk_facts(self, facts: Facts, adapter: Adapter) -> None:
+        assert adapter.training
         trains = facts["trainable_params"]
         adapter_bytes = 2 * trains if adapter.method == "full" else 4 * trains  # a model goes back to 16 bits
         merges = "merged" in self.recipe.publish.what and adapter.method in ("lora", "qlora")
         disk = {
             "adapter": adapter_bytes,
-            "checkpoints": KEPT * 12 * trains,  # float32 weights and AdamW's two moments
+            # float32 weights and AdamW's two moments, one more while it is written; and the best weights
+            "checkpoints": ((KEPT + 1) * 12 + 4 * adapter.training.load_best_model_at_end) * trains,
             "merged": 2 * facts["total_params"] if merges else 0,
         }
-        facts["disk"] = {**disk, "total": sum(disk.values())}
+        facts["disk"] = {**disk, "total": sum(disk.values()) + (facts["trials"] - 1) * adapter_bytes}
 
     def _cache_facts(self, facts: Facts, adapter: Adapter, data: DataSet) -> None:
         assert self.base
+        if adapter.sweep:
+            return  # each of its trials has a key of its own
         if self.base.ref and data.ref:
             work = train_work(adapter, base=self.base.ref.digest, data=data.ref.digest)
             facts["cached"]["training"] = made(self.store, work) is not None

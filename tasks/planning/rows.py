@@ -60,7 +60,7 @@ class Lengths:
     measured: int
 
 
-def measure(tokenizer: Any, rows: Sequence[Row], max_length: int) -> Lengths:
+def measure(tokenizer: Any, rows: Sequence[Row], max_length: int, *, what: str = "train") -> Lengths:
     """RequestError if a row is longer than `max_length` tokens, in the words of the preflight."""
     sample, largest = rows, []
     if len(rows) > MEASURED:
@@ -72,7 +72,7 @@ def measure(tokenizer: Any, rows: Sequence[Row], max_length: int) -> Lengths:
     too_long = sum(max(sides) > max_length for sides in per_row)
     if longest > max_length:
         raise RequestError(
-            f"{max(too_long, 1)} of {len(sample)} training rows are longer than max_length={max_length} tokens (the "
+            f"{max(too_long, 1)} of {len(sample)} {what} rows are longer than max_length={max_length} tokens (the "
             f"longest has {longest}). Raise max_length, or shorten the rows: cut rows would lose their end token."
         )
     total = sum(map(sum, per_row))

@@ -9,6 +9,7 @@ from typing import Any
 
 from infra.errors import Fault, RequestError
 from tasks.ingestion.dataset import read_jsonl
+from tasks.training.models import changes_the_base
 from tasks.training.rendering import IGNORED, Rendered, render, render_pair
 from tasks.training.schedule import steps_of
 
@@ -19,6 +20,13 @@ def measure_rows(tokenizer: Any, data: Path, adapter: Mapping[str, Any]) -> dict
     """Tokens and steps of an adapter's training rows, with "warnings"; RequestError for rows not to train on."""
     training = adapter["training"]
     rendered = {split: _rendered(tokenizer, data / f"{split}.jsonl") for split in SPLITS}
+    pairs = 2 if "chosen" in read_jsonl(data / "train.jsonl")[0] else 1
+    if pairs == 2 and adapter["method"] != "full" and changes_the_base(adapter["lora"]):
+        raise RequestError(
+            f"init_lora_weights {adapter['lora']['init_lora_weights']} moves part of the base's weights into the "
+            "adapter, and preference pairs are trained against the base as it was; allowed are true, gaussian, "
+            "orthogonal, and loftq with qlora."
+        )
     faults = [
         fault for split in SPLITS for fault in row_faults(rendered[split], split, training["max_length"], tokenizer)
     ]
@@ -26,7 +34,6 @@ def measure_rows(tokenizer: Any, data: Path, adapter: Mapping[str, Any]) -> dict
         raise RequestError(faults)
     rows = rendered["train"]
     lengths = [len(row.input_ids) for row in rows]
-    pairs = 2 if "chosen" in read_jsonl(data / "train.jsonl")[0] else 1
     return {
         "steps": steps_of(len(rows) // pairs, training, adapter["accelerate"]["num_processes"]),
         "tokens_per_epoch": sum(lengths),
@@ -74,15 +81,18 @@ def warnings(tokenizer: Any, *, rows: int, near_copies: int, lora: Mapping[str, 
         )
     if near_copies:
         found.append(
-            f"{near_copies} held-out rows stand among the training rows, but for case, spaces or punctuation, or as an "
-            "earlier turn of a chat: their score is memory, not learning"
+            f"{near_copies} rows that were kept from training stand in it all the same, as an earlier turn of a chat: "
+            "their score is memory, not learning"
         )
     return found
 
 
 def _rendered(tokenizer: Any, path: Path) -> list[Rendered]:
     """Every row with its one answer, pairs with both."""
-    rows = read_jsonl(path)
-    if rows and "chosen" in rows[0]:
-        return [side for row in rows for side in render_pair(tokenizer, row)]
-    return [render(tokenizer, row) for row in rows]
+    rendered: list[Rendered] = []
+    for number, row in enumerate(read_jsonl(path), start=1):
+        try:
+            rendered += render_pair(tokenizer, row) if "chosen" in row else [render(tokenizer, row)]
+        except RequestError as error:  # the first such row will do: a template's fault is every row's
+            raise RequestError(Fault(str(error), f"{path.name}:{number}")) from error
+    return rendered

@@ -97,6 +97,12 @@ def _of_lora(adapter: Adapter) -> Findings:
             f"got {start} with method qlora; it moves a part of the base's weights into the adapter, and 4-bit storage "
             "cannot hold the rest; set method: lora, or take loftq",
         )
+    if changes_base and adapter.accelerate and adapter.accelerate.config != "ddp":
+        yield (
+            "lora.init_lora_weights",
+            f"got {start} with accelerate.config {adapter.accelerate.config}; the part of the base that it moves "
+            "could not be moved back from weights that are spread over devices: take ddp, or another start",
+        )
     if start == "orthogonal" and adapter.method == "qlora":
         yield (  # PEFT casts A and B to the type of the stored weight: whole numbers, with 4-bit storage on a CPU
             "lora.init_lora_weights",

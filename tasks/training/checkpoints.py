@@ -8,16 +8,46 @@ transformers saves in place: a crash leaves a checkpoint that resumes to other w
 belongs to one stage key, so a checkpoint never meets another recipe or other data.
 """
 
+import fcntl
 import json
 import os
 import re
 import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from infra.errors import PreemptedError
 from infra.hashing import digest_file
 
 HASHES = "hashes.json"
+WAIT_SECONDS = 60
 KEPT = 2  # checkpoints: if the newest turns out damaged, there is the one before
+
+
+@contextmanager
+def only_writer(folder: Path, *, is_first: bool) -> Iterator[None]:
+    """Keep other trainings out of the folder; the first of a job's processes does it for all.
+
+    A training whose flow was killed lives on for seconds, in which the next one may begin. PreemptedError, which is
+    worth another try, if it is still there after WAIT_SECONDS.
+    """
+    if not is_first:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        until = time.monotonic() + WAIT_SECONDS
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise PreemptedError(f"another training still writes its checkpoints to {folder}") from None
+                time.sleep(0.1)
+        yield
 
 
 def start(folder: Path, name: str) -> Path:

@@ -6,6 +6,7 @@ full   every weight, in float32              config.json, model.safetensors in t
 """
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +30,7 @@ def trainable(method: str, base: Path, lora: Mapping[str, Any], device: str, wor
         loaded = load_base(base, QUANTIZATION[method], device)
         _keep_unpacked(loaded)
         model = add_adapter(loaded, lora, base)
-        if changes_the_base(lora):
+        if changes_the_base(lora) and os.environ.get("RANK", "0") == "0":
             model.save_pretrained(_start_folder(work))
     model.config.use_cache = False
     if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -85,10 +86,13 @@ def save(
     if method == "full":
         dtype = AutoConfig.from_pretrained(base).dtype or torch.bfloat16
         model.config.use_cache = True
-        model.config.dtype = dtype
         tied = getattr(model, "all_tied_weights_keys", {})  # stored once, under the name of what they are tied to
         model.save_pretrained(
             output, state_dict={name: tensor.to(dtype) for name, tensor in state.items() if name not in tied}
+        )
+        config = json.loads((output / "config.json").read_text())  # it names the float32 of training
+        (output / "config.json").write_text(
+            json.dumps({**config, "dtype": str(dtype).removeprefix("torch.")}, indent=2)
         )
         for path in base.iterdir():  # the tokenizer and its template, byte for byte
             if path.is_file() and not any(path.match(pattern) for pattern in NOT_WEIGHTS):
@@ -97,9 +101,10 @@ def save(
     if changes_the_base(
         lora
     ):  # PEFT takes the start from what was learned: an adapter of rank 2r on the base as it was
-        model.save_pretrained(output, path_initial_model_for_weight_conversion=str(_start_folder(work)))
-    else:
-        model.save_pretrained(output, state_dict=state)
+        start = str(_start_folder(work))
+        model.save_pretrained(output, selected_adapters=["default"], path_initial_model_for_weight_conversion=start)
+    else:  # beside "default" there is DPO's reference
+        model.save_pretrained(output, selected_adapters=["default"], state_dict=state)
     (output / "README.md").unlink(missing_ok=True)  # a card is written at publishing, when there is something to say
     _same_bytes_for_same_settings(output / "adapter_config.json", base_name)
 

@@ -98,9 +98,11 @@ def _check_targets(model: Any, lora: Mapping[str, Any]) -> None:
         missing = sorted(set(modules) - there)
         if missing:
             raise RequestError(f"target_modules {', '.join(missing)} match nothing in this model; {allowed}")
-        left = set(modules) - set(lora["exclude_modules"] or ())
-        if not left:
-            raise RequestError(f"exclude_modules leaves nothing of target_modules {', '.join(modules)}; {allowed}")
+    excluded = set(lora["exclude_modules"] or ())
+    if unknown := sorted(excluded - there):
+        raise RequestError(f"exclude_modules {', '.join(unknown)} match nothing in this model; {allowed}")
+    if excluded and modules is not None and not (there if modules == "all-linear" else set(modules)) - excluded:
+        raise RequestError(f"exclude_modules leaves nothing of target_modules {modules}; {allowed}")
     layers = lora["layers_to_transform"]
     count = getattr(model.config, "num_hidden_layers", None)
     if layers and count and max(layers) >= count:

@@ -46,13 +46,16 @@ def render(tokenizer: Any, row: Row) -> Rendered:
     end = tokenizer.eos_token_id
     if end is None:
         raise RequestError("the base's tokenizer names no end token, so no answer could ever end; set eos_token in it.")
-    if "text" in row:
-        prompt, answer, text = render_prompt(tokenizer, ""), row["text"], row["text"]
-    elif isinstance(row["prompt"], str):
-        prompt, answer, text = render_prompt(tokenizer, row["prompt"]), row["completion"], row["completion"]
+    if "text" in row or isinstance(row["prompt"], str):
+        prompt, answer = render_prompt(tokenizer, row.get("prompt", "")), row["text" if "text" in row else "completion"]
+        text = answer.removesuffix(tokenizer.eos_token)
+        _refuse_end_within(tokenizer, text)
     else:
         prompt, text = _split(tokenizer, [*row["prompt"], *row["completion"]])
         answer = row["completion"][0]["content"]
+        for message in [*row["prompt"], *row["completion"]]:
+            if message["role"] == "assistant":
+                _refuse_end_within(tokenizer, message["content"])
     prompt_ids, answer_ids = _ids(tokenizer, prompt), _ids(tokenizer, text)
     # What the template writes behind the end token (a line break, as a rule) is never generated: not trained either.
     answer_ids = [*(answer_ids[: answer_ids.index(end)] if end in answer_ids else answer_ids), end]
@@ -81,6 +84,15 @@ def render_prompt(tokenizer: Any, prompt: Messages | str) -> str:
             "file), or plain text: data.prompt and data.completion."
         )
     return tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+
+
+def _refuse_end_within(tokenizer: Any, text: str) -> None:
+    if tokenizer.eos_token in text:
+        before = text[: text.index(tokenizer.eos_token)][-40:]
+        raise RequestError(
+            f"the end token {tokenizer.eos_token} stands within what is trained, after {before!r}: nothing behind it "
+            "would be learned. Split the row there, or take the token out."
+        )
 
 
 def _split(tokenizer: Any, messages: Messages) -> tuple[str, str]:

@@ -13,19 +13,22 @@ from uuid import UUID
 from prefect import get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
-from infra.errors import OutOfMemoryError
-from infra.gpus import CPU, device_slots
+from infra.errors import KilledError, OutOfMemoryError
+from infra.gpus import CPU, device_slots, devices
+from infra.hashing import SHORT, digest_json
 from infra.settings import scratch_folder
 from tasks.artifacts import StageResult
-from tasks.caching import Work
+from tasks.caching import Work, library_versions
 from tasks.recipe.schema import Adapter
 from tasks.retrying import STAGE
 from tasks.runs import Run, child
+from tasks.training.checkpoints import newest_whole, step_of
 from tasks.training.launching import launch_command, launch_environment
 
-# How often somebody looks, saves or reports, and how memory is saved, does not change the weights.
+# How often somebody looks, saves or reports, and how memory is saved, does not change the weights; max_length is only
+# checked. Checkpoints are told apart by library versions and kind of device as well: exactness ends where these change.
 NOT_IN_THE_KEY = {
-    *("logging_steps", "save_steps", "report_to"),
+    *("logging_steps", "save_steps", "report_to", "max_length"),
     *("gradient_checkpointing", "min_per_device_train_batch_size"),
 }
 
@@ -61,6 +64,8 @@ def train(
     logger, store, asked = get_run_logger(), run.store, adapter.accelerate
     work = train_work(adapter, base=base.ref.digest, data=data.ref.digest)
     kept = scratch_folder(store) / "checkpoints" / work.key
+    same = digest_json({"versions": library_versions(), "device": devices()[0].partition(":")[0]})[:SHORT]
+    logs = scratch_folder(store).parent / "runs" / run.run_id / "logs" / adapter.name
     job = {
         "name": adapter.name,
         "method": adapter.method,
@@ -86,9 +91,9 @@ def train(
             )
             update_progress_artifact(progress, progress=100 * event["step"] / event["steps"])
 
-        with device_slots(asked.num_processes, per_device, on_wait=logger.info) as devices:
+        with device_slots(asked.num_processes, per_device, on_wait=logger.info) as places:
             job["base"], job["data"] = str(store.fetch(base.ref)), str(store.fetch(data.ref))
-            job["device"] = CPU if devices == [CPU] else "cuda:0"
+            job["device"] = CPU if places == [CPU] else "cuda:0"
 
             def attempt(training: dict[str, Any]) -> dict[str, Any]:
                 batch = training["per_device_train_batch_size"]
@@ -96,15 +101,27 @@ def train(
                 output.mkdir()
                 return child(
                     "tasks.training",
-                    {**job, "training": training, "checkpoints": str(kept / f"batch-{batch}"), "output": str(output)},
+                    {
+                        **job,
+                        "training": training,
+                        "checkpoints": str(kept / f"{same}-batch-{batch}"),
+                        "output": str(output),
+                    },
                     folder / f"batch-{batch}",
                     on_line=logger.debug,
                     on_progress=show,
-                    command=launch_command(devices, asked.config, asked.num_processes),
-                    env=launch_environment(devices, per_device, asked.num_processes),
+                    command=launch_command(places, asked.config, asked.num_processes),
+                    env={
+                        **launch_environment(places, per_device, asked.num_processes),
+                        "TENSORBOARD_LOGGING_DIR": str(logs),
+                    },
                 )
 
-            return within_memory(attempt, job["training"], tell=logger.warning)
+            def saved_step(batch: int) -> int:
+                checkpoint = newest_whole(kept / f"{same}-batch-{batch}")
+                return step_of(checkpoint) if checkpoint else 0
+
+            return within_memory(attempt, job["training"], saved_step=saved_step, tell=logger.warning)
 
     result = run.once(work, make)
     shutil.rmtree(kept, ignore_errors=True)  # the result is in the store; nothing will be resumed
@@ -112,19 +129,31 @@ def train(
 
 
 def within_memory(
-    attempt: Callable[[dict[str, Any]], dict[str, Any]], training: dict[str, Any], *, tell: Callable[..., None]
+    attempt: Callable[[dict[str, Any]], dict[str, Any]],
+    training: dict[str, Any],
+    *,
+    saved_step: Callable[[int], int],
+    tell: Callable[..., None],
 ) -> dict[str, Any]:
     """The figures of `attempt`, with `out_of_memory_at`: the batch sizes that did not fit.
 
     Rows per optimizer step stay what the recipe says: half the batch, twice the accumulation. OutOfMemoryError at the
-    floor, `min_per_device_train_batch_size`, or where the batch is odd.
+    floor, `min_per_device_train_batch_size`, or where the batch is odd. A process that was killed may have been killed
+    by anybody: it goes on with the same batch from its checkpoint (`saved_step` of a batch), and only when it is killed
+    again without having got further was it memory.
     """
     too_large: list[int] = []
+    killed_after: int | None = None
     while True:
         batch, accumulation = training["per_device_train_batch_size"], training["gradient_accumulation_steps"]
         try:
             return {**attempt(training), "out_of_memory_at": too_large}
         except OutOfMemoryError as error:
+            if isinstance(error, KilledError) and killed_after != (step := saved_step(batch)):
+                killed_after = step
+                tell("killed; going on after step %d with the same %d rows per forward pass", step, batch)
+                continue
+            killed_after = None
             floor = training["min_per_device_train_batch_size"]
             if batch % 2 or batch // 2 < floor:
                 raise OutOfMemoryError(

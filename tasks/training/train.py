@@ -22,9 +22,9 @@ from infra.errors import StageError
 from infra.gpus import CPU
 from tasks.ingestion.dataset import read_jsonl
 from tasks.training import curve, methods
+from tasks.training.features import features
 from tasks.training.launching import assert_world_size, own_device
 from tasks.training.recomputation import recomputes
-from tasks.training.rendering import render, render_pair
 from tasks.training.schedule import in_steps, steps_of, steps_per_epoch
 from tasks.training.trainer import ReliableDPO, ReliableSFT
 
@@ -42,9 +42,9 @@ def train(job: Mapping[str, Any], work: Path) -> dict[str, Any]:
     rows, validation = read_jsonl(data / "train.jsonl"), read_jsonl(data / "validation.jsonl")
     is_preference = "chosen" in rows[0]
     total_steps = steps_of(len(rows), training, processes)
-    features = _features(tokenizer, rows)
+    train_rows = features(tokenizer, rows)
     arguments = _arguments(
-        {**job, "training": {**training, "gradient_checkpointing": recomputes(job, features)}},
+        {**job, "training": {**training, "gradient_checkpointing": recomputes(job, train_rows)}},
         work,
         len(rows),
         validates=bool(validation),
@@ -59,8 +59,8 @@ def train(job: Mapping[str, Any], work: Path) -> dict[str, Any]:
     trainer: Any = kind(
         model=model,
         args=arguments,
-        train_dataset=Dataset.from_list(features),
-        eval_dataset=Dataset.from_list(_features(tokenizer, validation)) if validation else None,
+        train_dataset=Dataset.from_list(train_rows),
+        eval_dataset=Dataset.from_list(features(tokenizer, validation)) if validation else None,
         processing_class=tokenizer,
         keep=Path(job["checkpoints"]),
         rows=[f"train.jsonl:{line}" for line in range(1, len(rows) + 1)],
@@ -99,17 +99,6 @@ def train(job: Mapping[str, Any], work: Path) -> dict[str, Any]:
         "gradient_accumulation_steps": training["gradient_accumulation_steps"],
         "peak_memory_bytes": _peak_memory(job["device"]),
     }  # fmt: skip
-
-
-def _features(tokenizer: Any, rows: list[dict[str, Any]]) -> list[dict[str, list[int]]]:
-    """What the trainer takes: input_ids and labels, or prompt_ids, chosen_ids and rejected_ids for pairs."""
-    if "chosen" not in rows[0]:
-        return [render(tokenizer, row).features() for row in rows]
-    pairs = [render_pair(tokenizer, row) for row in rows]
-    return [
-        {"prompt_ids": chosen.prompt_ids, "chosen_ids": chosen.answer_ids, "rejected_ids": rejected.answer_ids}
-        for chosen, rejected in pairs
-    ]
 
 
 def _arguments(job: Mapping[str, Any], work: Path, rows: int, *, validates: bool, is_preference: bool) -> Any:

@@ -15,14 +15,14 @@ from types import FrameType
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback
-from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers import Trainer
 from trl import DPOTrainer, SFTTrainer
 
-from infra import stage_process
 from infra.errors import DivergedError, PreemptedError
-from tasks.training import checkpoints, curve
+from tasks.training import checkpoints, curve, features
 from tasks.training.rendering import IGNORED
+from tasks.training.sampling import SeededLengthSampler
+from tasks.training.watch import Watch
 
 SAVE_SECONDS = 60  # between checkpoints, if the recipe names no steps: a crash costs a minute
 RUNAWAY_STEPS = 3  # steps in a row with a runaway loss that end the job
@@ -63,12 +63,17 @@ class Reliable:
         for name, one in options["model"].named_parameters():
             if name in adapter:  # TRL makes a 4-bit base's adapter bfloat16, where small updates round to nothing
                 one.data = adapter[name]
-        self.add_callback(_Watch(self))  # type: ignore[attr-defined]
+        self.add_callback(Watch(self))  # type: ignore[attr-defined]
 
     # --- running
 
     def train_to_the_end(self: Any) -> None:
         """Train from the newest whole checkpoint, or from the start. PreemptedError, after a checkpoint, at SIGTERM."""
+        with checkpoints.only_writer(self._keep, is_first=self.args.should_save):
+            self.accelerator.wait_for_everyone()
+            self._train_to_the_end()
+
+    def _train_to_the_end(self: Any) -> None:
         resume = checkpoints.newest_whole(self._keep)
         if resume:
             self.seconds_before = json.loads((resume / CLOCK).read_text())["seconds"]
@@ -151,8 +156,7 @@ class Reliable:
     def _row_of(self: Any, ids: list[int]) -> str:
         """Where the row stands that a padded line of a batch was made from."""
         for where, row in zip(self._rows, self.train_dataset, strict=True):
-            for own in ([row["input_ids"]] if "input_ids" in row else
-                        [row["prompt_ids"] + row["chosen_ids"], row["prompt_ids"] + row["rejected_ids"]]):  # fmt: skip
+            for own in features.sequences(row):
                 if ids[: len(own)] == own and set(ids[len(own) :]) <= {self._tokenizer.pad_token_id}:
                     return where
         return "unknown"
@@ -227,7 +231,7 @@ class Reliable:
     def _get_train_sampler(self: Any, train_dataset: Any = None) -> Any:
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)  # type: ignore[misc]
-        lengths = [len(row["input_ids"]) for row in self.train_dataset]
+        lengths = [features.length(row) for row in self.train_dataset]
         return SeededLengthSampler(
             self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps,
             lengths=lengths,
@@ -242,68 +246,6 @@ def _lift_and_finish(folder: Path, name: str) -> None:
         path.rename(beside / path.name)
     (beside / name).rmdir()
     checkpoints.finish(folder, name)
-
-
-class SeededLengthSampler(LengthGroupedSampler):
-    """Rows of similar length together, in an order that seed and epoch alone decide, so that it can be resumed.
-
-    transformers draws it from the global random state, which a resumed run has not got at the start of its epoch.
-    """
-
-    def __init__(self, batch_size: int, *, lengths: list[int], seed: int):
-        super().__init__(batch_size, lengths=lengths)
-        self._seed = seed
-        self.set_epoch(0)
-
-    def set_epoch(self, epoch: int) -> None:
-        self.generator = torch.Generator().manual_seed(self._seed + epoch)
-
-
-class _Watch(TrainerCallback):
-    """Tells the parent how far training is, and decides about saving and stopping after each step."""
-
-    def __init__(self, trainer: Any):
-        self.trainer = trainer
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.trainer._total_train_tokens = curve.tokens(state.log_history)  # TRL starts it at 0 after a resume
-        self.tokens_before = self.trainer._total_train_tokens
-        for point in curve.validation(state.log_history):  # whoever listens now has not heard them before a crash
-            stage_process.progress(**point)
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.trainer._batches.clear()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == state.max_steps:
-            control.should_save = False  # the result follows at once; resuming at the last step would train one more
-            return
-        stops, is_due = self.trainer.stop_or_save()
-        control.should_training_stop |= stops
-        control.should_save |= stops or is_due
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        stage_process.progress(**curve.validation(state.log_history)[-1])
-        if self.trainer.stopped_early:
-            control.should_training_stop = True
-            control.should_save = False  # as at the last step
-
-    def on_log(self, args: Any, state: Any, control: Any, **event: Any) -> None:
-        logs = event["logs"]
-        if "loss" not in logs:
-            return
-        self.trainer.check_step(logs)
-        if state.global_step % self.trainer.progress_steps and state.global_step != state.max_steps:
-            return
-        elapsed = time.monotonic() - self.trainer.started
-        done = state.global_step - self.trainer._initial_global_step
-        stage_process.progress(
-            step=state.global_step,
-            steps=state.max_steps,
-            loss=round(logs["loss"], 4),
-            tokens_per_second=round((curve.tokens(state.log_history) - self.tokens_before) / elapsed, 1),
-            seconds_left=round(elapsed / done * (state.max_steps - state.global_step), 1),
-        )
 
 
 class ReliableSFT(Reliable, SFTTrainer):  # type: ignore[misc]

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from infra import errors
-from infra.errors import DivergedError, OutOfMemoryError, PreemptedError, RequestError, StageError
+from infra.errors import DivergedError, KilledError, OutOfMemoryError, PreemptedError, RequestError, StageError
 from infra.launch import LINGER_SECONDS, ORPHAN_GRACE_SECONDS, interruption_stops_stages, run_stage
 from infra.settings import PROJECT
 from infra.stage_process import EXIT_OUT_OF_MEMORY, EXIT_PREEMPTED, outcome
@@ -154,7 +154,7 @@ def test_much_output_is_complete(stage: Stage) -> None:
         ("sys.exit(2)", RequestError, "refused its job"),
         ("sys.exit(0)", StageError, "left no JSON object"),
         ("return {'loss': float('nan')}", StageError, "not JSON compliant"),
-        ("os.kill(os.getpid(), signal.SIGKILL)", OutOfMemoryError, "SIGKILL"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", KilledError, "SIGKILL"),
         ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)", PreemptedError, "SIGTERM"),
         ("signal.signal(15, signal.SIG_DFL); os.kill(os.getpid(), 15)", PreemptedError, "asked to stop"),
         ("os.kill(os.getpid(), signal.SIGABRT)", StageError, "exit code 134"),
@@ -226,10 +226,10 @@ Root Cause (first observed failure):
     [
         (76, TORCHRUN_REPORT.format(76), DivergedError),
         (77, "CalledProcessError: Command '...' returned non-zero exit status 77.", OutOfMemoryError),
-        (75, TORCHRUN_REPORT.format(-9), OutOfMemoryError),  # the sibling was preempted by torchrun
+        (75, TORCHRUN_REPORT.format(-9), KilledError),  # the sibling was preempted by torchrun
         (75, TORCHRUN_REPORT.format(-11), StageError),
         (75, "SignalException: Process 1 got signal: 15", PreemptedError),
-        (None, "CalledProcessError: Command '...' died with <Signals.SIGKILL: 9>.", OutOfMemoryError),
+        (None, "CalledProcessError: Command '...' died with <Signals.SIGKILL: 9>.", KilledError),
         (1, "CalledProcessError: Command 'git' died with <Signals.SIGKILL: 9>.", StageError),  # not the stage
         (None, "", StageError),
     ],

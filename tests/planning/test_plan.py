@@ -100,7 +100,7 @@ def test_what_is_counted(base: Path, tmp_path: Path) -> None:
     assert one["fits"][0]["at_once"] >= 1 and one["does_not_fit"] is None and one["gradient_checkpointing"] is False
     assert one["seconds"] > 0 and "rough guess" in one["speed"]["source"]
     assert one["disk"]["adapter"] == 4 * one["trainable_params"]
-    assert one["disk"]["checkpoints"] == 2 * 12 * one["trainable_params"]
+    assert one["disk"]["checkpoints"] == 3 * 12 * one["trainable_params"]
 
 
 def test_it_only_looks(base: Path, tmp_path: Path) -> None:

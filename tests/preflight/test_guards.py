@@ -13,6 +13,8 @@ from tasks.recipe.schema import Accelerate, Lora, Training
 from tasks.training.rendering import IGNORED, Rendered
 from tests.tiny import tiny_config, tiny_tokenizer
 
+EVERY_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
 
 def adapter(lora: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
     parts = {"training": Training(), "lora": Lora(**(lora or {})), "accelerate": Accelerate()}
@@ -71,6 +73,20 @@ def test_a_base_without_a_pad_token_is_padded_with_the_end_and_says_so(tmp_path:
     assert warning.startswith("the tokenizer has no pad token; <|im_end|> pads, and is still trained")
 
 
+def test_a_row_that_cannot_be_rendered_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"train\.jsonl:2: the end token"):
+        measure_rows(tiny_tokenizer(), data(tmp_path, "ok", "o<|im_end|>k"), adapter())
+
+
+def test_pairs_need_the_base_as_it_was(tmp_path: Path) -> None:
+    pair = {"id": "1", "prompt": "Q", "chosen": "yes", "rejected": "no"}
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps(pair) + "\n")
+    with pytest.raises(RequestError, match="init_lora_weights pissa moves part of the base's weights"):
+        measure_rows(tiny_tokenizer(), tmp_path, adapter({"init_lora_weights": "pissa"}))
+    assert measure_rows(tiny_tokenizer(), tmp_path, adapter({"r": 1}))["steps"] == 1
+
+
 def test_a_rank_above_the_number_of_rows_is_warned_of(tmp_path: Path) -> None:
     few = data(tmp_path, *["ab"] * 4)
     (warning,) = measure_rows(tiny_tokenizer(), few, adapter({"r": 8}))["warnings"]
@@ -83,7 +99,7 @@ def test_a_rank_above_the_number_of_rows_is_warned_of(tmp_path: Path) -> None:
 
 def test_held_out_rows_among_the_training_rows_are_warned_of(tmp_path: Path) -> None:
     (warning,) = measure_rows(tiny_tokenizer(), data(tmp_path, *["ab"] * 20), adapter(near_copies=3))["warnings"]
-    assert warning.startswith("3 held-out rows stand among the training rows")
+    assert warning.startswith("3 rows that were kept from training stand in it all the same")
 
 
 @pytest.mark.parametrize(
@@ -91,6 +107,8 @@ def test_held_out_rows_among_the_training_rows_are_warned_of(tmp_path: Path) -> 
     [
         ({"target_modules": ["q_prj"]}, r"target_modules q_prj match nothing in this model; allowed are down_proj, "),
         ({"target_modules": ["q_proj"], "exclude_modules": ["q_proj"]}, r"exclude_modules leaves nothing of"),
+        ({"exclude_modules": EVERY_LINEAR}, r"exclude_modules leaves nothing of target_modules all-linear"),
+        ({"exclude_modules": ["q_prj"]}, r"exclude_modules q_prj match nothing in this model; allowed are down_proj"),
         ({"target_modules": ["q_proj"], "layers_to_transform": [5]}, r"names layer 5; this model has layers 0 to 1"),
     ],
 )

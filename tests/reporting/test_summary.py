@@ -24,6 +24,7 @@ COMPARISON = {
     **{"adapter": "tuned", "over": "shown", "task": "tuned.held_out", "metric": "exact_match", "n": 50},
     **{"adapter_score": 0.75, "over_score": 0.25, "delta": 0.5, "ci_low": 0.4, "ci_high": 0.6, "p_value": 0.001},
     **{"flips": {"lost": 0, "gained": 25}, "answer": "yes"},
+    "quantization": {"adapter": "nf4", "over": "nf4"},
 }
 
 

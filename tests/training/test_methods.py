@@ -82,6 +82,14 @@ def test_every_variant_learns_and_loads_on_the_untouched_base(
     assert {path.name for path in (tmp_path / "a").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
 
 
+def test_pairs_of_similar_length_go_together(base: Path, tmp_path: Path) -> None:
+    rows = tuple({"prompt": "?" * n, "chosen": "yes", "rejected": "no"} for n in range(1, 13))
+    folder = tmp_path / "data"
+    folder.mkdir()
+    build_dataset(Data(rows=rows, held_out=0), folder, needs_held_out=False)
+    assert train(base, folder, tmp_path / "a", group_by_length=True)["steps"] == 4
+
+
 def test_pissa_and_olora_resume_and_hand_over_a_plain_adapter(base: Path, data: Path, tmp_path: Path) -> None:
     """What comes out changes the untouched base as training changed the altered one: twice the rank, B at a start."""
     train(base, data, tmp_path / "a", lora={"init_lora_weights": "pissa"}, max_steps=2, learning_rate=1e-6)
@@ -129,4 +137,9 @@ def test_preference_pairs_make_the_chosen_answer_likelier(base: Path, tmp_path: 
     )
     assert facts["loss"] < 0.6 < facts["curve"][0]["loss"] == pytest.approx(0.693, abs=0.01)
     assert facts["validation_loss"] < 0.69
+    if method != "full":
+        assert {path.name for path in (tmp_path / "a").rglob("*")} == {
+            "adapter_config.json",
+            "adapter_model.safetensors",
+        }
     assert facts["tokens"] > 0

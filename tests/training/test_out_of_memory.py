@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from infra.errors import DivergedError, OutOfMemoryError
+from infra.errors import DivergedError, KilledError, OutOfMemoryError
 from infra.launch import run_stage
 from tasks.ingestion.dataset import build_dataset
 from tasks.recipe.schema import Data, Training
@@ -37,7 +37,7 @@ def settings(**changes: Any) -> dict[str, Any]:
 )
 def test_rows_per_step_stay_the_same(most: int, tried: list[tuple[int, int]]) -> None:
     seen: list[tuple[int, int]] = []
-    facts = within_memory(fits(most, seen), settings(), tell=lambda *_: None)
+    facts = within_memory(fits(most, seen), settings(), saved_step=lambda batch: 0, tell=lambda *_: None)
     assert seen == tried
     assert facts == {"loss": 1.0, "out_of_memory_at": [batch for batch, _ in tried[:-1]]}
 
@@ -51,7 +51,7 @@ def test_rows_per_step_stay_the_same(most: int, tried: list[tuple[int, int]]) ->
 )
 def test_the_floor_is_an_error_that_says_what_to_do(most: int, changes: dict[str, int], message: str) -> None:
     with pytest.raises(OutOfMemoryError, match=message + ".*gradient_checkpointing: true, method: qlora"):
-        within_memory(fits(most, []), settings(**changes), tell=lambda *_: None)
+        within_memory(fits(most, []), settings(**changes), saved_step=lambda batch: 0, tell=lambda *_: None)
 
 
 def test_other_errors_are_not_tried_again() -> None:
@@ -59,13 +59,27 @@ def test_other_errors_are_not_tried_again() -> None:
         raise DivergedError("the loss is nan")
 
     with pytest.raises(DivergedError):
-        within_memory(diverges, settings(), tell=lambda *_: None)
+        within_memory(diverges, settings(), saved_step=lambda batch: 0, tell=lambda *_: None)
+
+
+def test_a_killed_process_goes_on_with_the_same_batch_and_only_then_is_it_memory() -> None:
+    saved = iter([5, 9, 9])  # the newest checkpoint when it was killed
+    tried: list[int] = []
+
+    def attempt(training: dict[str, Any]) -> dict[str, Any]:
+        tried.append(training["per_device_train_batch_size"])
+        if tried[-1] == 8:
+            raise KilledError("killed")
+        return {"loss": 1.0}
+
+    facts = within_memory(attempt, settings(), saved_step=lambda batch: next(saved), tell=lambda *_: None)
+    assert tried == [8, 8, 8, 4] and facts["out_of_memory_at"] == [8]
 
 
 @pytest.mark.slow
 def test_a_process_that_really_runs_out_of_memory_starts_again_smaller(tmp_path: Path) -> None:
     base = save_tiny_base(tmp_path / "base")
-    rows = tuple({"n": "n" * 1500 + str(number)} for number in range(64))
+    rows = tuple({"n": "n" * 1500 + str(number)} for number in range(256))
     spec = Data(rows=rows, held_out=0, messages={"user": "{{ n }}", "assistant": "ok"})
     (tmp_path / "data").mkdir()
     build_dataset(spec, tmp_path / "data", needs_held_out=False)
@@ -76,7 +90,7 @@ def test_a_process_that_really_runs_out_of_memory_starts_again_smaller(tmp_path:
         output = tmp_path / f"output-{batch}"
         job = training_job(base, tmp_path / "data", output)
         limits = resource.getrlimit(resource.RLIMIT_DATA)
-        # Enough for the libraries and a few rows of 1,500 tokens; attention alone takes 40 MB a row and layer.
+        # Enough for the libraries and some of the rows of 1,500 tokens, not for all at once.
         resource.setrlimit(resource.RLIMIT_DATA, (3 << 30, limits[1]))
         try:
             return run_stage(
@@ -89,8 +103,10 @@ def test_a_process_that_really_runs_out_of_memory_starts_again_smaller(tmp_path:
         finally:
             resource.setrlimit(resource.RLIMIT_DATA, limits)
 
-    training = Training(per_device_train_batch_size=64, max_steps=1, max_length=2048).model_dump()
-    facts = within_memory(attempt, training, tell=lambda text, *values: told.append(text % values))
-    assert facts["out_of_memory_at"][0] == 64 and facts["per_device_train_batch_size"] < 64
-    assert facts["per_device_train_batch_size"] * facts["gradient_accumulation_steps"] == 64
-    assert told[0] == "out of memory with 64 rows per forward pass; starting again with 32"
+    training = Training(per_device_train_batch_size=256, max_steps=1, max_length=2048).model_dump()
+    facts = within_memory(
+        attempt, training, saved_step=lambda batch: 0, tell=lambda text, *values: told.append(text % values)
+    )
+    assert facts["out_of_memory_at"][0] == 256 and facts["per_device_train_batch_size"] < 256
+    assert facts["per_device_train_batch_size"] * facts["gradient_accumulation_steps"] == 256
+    assert told[0] == "out of memory with 256 rows per forward pass; starting again with 128"

@@ -83,6 +83,26 @@ def test_plain_text_begins_as_the_tokenizer_begins_a_text() -> None:
     assert tokenizer.decode(render(tokenizer, row).input_ids) == "<|im_start|>Q A<|im_end|>"
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"text": "one<|im_end|>two"},
+        {"prompt": "Q", "completion": "one<|im_end|>two"},
+        {"prompt": PROMPT, "completion": [{"role": "assistant", "content": "one<|im_end|>two"}]},
+        {"prompt": [*PROMPT, {"role": "assistant", "content": "one<|im_end|>two"}, *PROMPT[1:]], "completion": ANSWER},
+    ],
+    ids=["text", "plain", "chat", "earlier answer"],
+)
+def test_text_behind_an_end_token_is_never_dropped_in_silence(row) -> None:
+    with pytest.raises(RequestError, match=r"the end token <\|im_end\|> stands within what is trained, after 'one'"):
+        render(tiny_tokenizer(), row)
+
+
+def test_an_end_token_that_ends_the_text_already_is_not_doubled() -> None:
+    tokenizer = tiny_tokenizer()
+    assert trained_text(tokenizer, {"text": "all<|im_end|>"}) == "all<|im_end|>"
+
+
 def test_a_pair_shares_its_prompt() -> None:
     tokenizer = tiny_tokenizer()
     other = [{"role": "assistant", "content": "no"}]

@@ -38,9 +38,11 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_base(tmp_path_factory.mktemp("base"))
 
 
-def dataset(folder: Path, count: int) -> Path:
+def dataset(folder: Path, count: int, validation: int = 0) -> Path:
     rows = tuple({"n": str(n), "answer": "ok " * (1 + n * n % 11)} for n in range(count))
-    spec = Data(rows=rows, held_out=0, messages={"user": "Question {{ n }}", "assistant": "{{ answer }}"})
+    spec = Data(
+        rows=rows, held_out=0, validation=validation, messages={"user": "Question {{ n }}", "assistant": "{{ answer }}"}
+    )
     folder.mkdir()
     build_dataset(spec, folder, needs_held_out=False)
     return folder
@@ -49,7 +51,9 @@ def dataset(folder: Path, count: int) -> Path:
 def job(base: Path, data: Path, output: Path, processes: int, **changes: Any) -> dict[str, Any]:
     """Four rows a step, for two epochs."""
     settings = {"max_steps": None, "num_train_epochs": 2, "per_device_train_batch_size": 4 // processes, **changes}
-    return training_job(base, data, output, accelerate={"num_processes": processes}, **settings)
+    made = training_job(base, data, output, accelerate={"num_processes": processes}, **settings)
+    made["training"]["gradient_checkpointing"] = "auto"  # which the first process decides for all
+    return made
 
 
 def run(
@@ -72,12 +76,16 @@ def run(
 
 
 def of_each_step(facts: dict[str, Any], key: str) -> list[float]:
-    return [point[key] for point in facts["curve"]]
+    return [point[key] for point in facts["curve"] if key in point]
+
+
+def seen(facts: dict[str, Any]) -> list[float]:
+    return of_each_step(facts, "validation_loss")
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_two_processes_train_what_one_does(base: Path, tmp_path: Path, method: str) -> None:
-    data = dataset(tmp_path / "data", 12)
+    data = dataset(tmp_path / "data", 20, validation=8)
     rate = {"lora": 1e-2, "full": 1e-3}[method]
     one, two = (
         run(
@@ -92,6 +100,9 @@ def test_two_processes_train_what_one_does(base: Path, tmp_path: Path, method: s
     for key in ("loss", "grad_norm"):
         off = [abs(b / a - 1) for a, b in zip(of_each_step(one, key), of_each_step(two, key), strict=True)]
         assert max(off) < TOLERANCE[method]
+    assert len(seen(one)) == 2
+    for a, b in zip(seen(one), seen(two), strict=True):
+        assert b == pytest.approx(a, rel=TOLERANCE[method])
     assert one["loss"] < 0.7 * of_each_step(one, "loss")[0]  # it did train
 
 
