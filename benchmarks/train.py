@@ -4,7 +4,7 @@
 
 In every repeat each contestant trains once, in a process of its own and in the same environment; who begins rotates.
 
-    tunefleet   `python -m tasks.training job.json`, with a recipe's defaults: it writes its ten checkpoints
+    tunefleet   `python -m tasks.training job.json`, with a recipe's defaults: a checkpoint every minute
     tuned       TRL set as Tunefleet sets it        both by benchmarks/plain_trl.py,
     defaults    TRL as it comes                     which says what they leave out
 

@@ -94,7 +94,7 @@ def test_a_plan_names_every_fault(tiny_base: Path, tmp_path: Path) -> None:
     assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr
     for adapter in ("learns", "idles"):
         assert f"error: adapter '{adapter}': target_modules q_prj match nothing" in done.stderr
-        assert f"error: adapter '{adapter}': 16 of 16 training rows are longer than max_length=8" in done.stderr
+        assert f"error: adapter '{adapter}': 16 of 16 train rows are longer than max_length=8" in done.stderr
 
 
 @pytest.mark.parametrize("verb", ["plan", "preview"])

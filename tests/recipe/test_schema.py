@@ -159,6 +159,7 @@ def test_held_out_is_a_fraction_or_a_number(held_out: float):
     ("change", "says"),
     [
         ({"adapters": SMALL["adapters"] * 2}, "adapter named twice: one"),
+        ({"adapters": [{**SMALL["adapters"][0], "name": "base"}]}, "no adapter may be called base"),
         ({"evaluation": {"general": ["a", "b", "a"]}}, "general task named twice: a"),
         ({"publish": {"to": [{}]}}, "got no place; give exactly one of folder, s3, hub"),
         ({"publish": {"to": [{"folder": "a", "hub": "b/c"}]}}, "got folder and hub; give exactly one"),
