@@ -2,7 +2,7 @@
 
 Keys that a library has are spelled as there: `lora` as PEFT's LoraConfig, `training` as TRL's SFTConfig,
 `evaluation` as lm-eval. Defaults live here and nowhere else. There is no place for a secret: credentials come
-from the environment.
+from the environment. It is one long file because it is read as one: every key that a recipe can have, top to bottom.
 """
 
 from typing import Annotated, Any, Literal, TypeVar
