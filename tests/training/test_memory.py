@@ -19,16 +19,11 @@ from tasks.training.memory import (
 )
 from tasks.training.methods import count
 from tasks.training.models import add_adapter, load_base, meta_base
-from tests.tiny import save_tiny_base, tiny_config
+from tests.tiny import tiny_config
 
 GPT2 = Path(__file__).parents[1] / "architectures" / "gpt2"
 LINEAR = 2 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128)  # weights of the tiny model's linear layers
 OTHERS = 259 * 64 + 5 * 64  # its embeddings, which are its head too, and its norms
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_base(tmp_path_factory.mktemp("base"))
 
 
 def adapted(folder: Path, **lora: Any) -> Any:

@@ -13,15 +13,9 @@ from tasks.ingestion.dataset import build_dataset
 from tasks.recipe.schema import Data, Lora
 from tasks.training.models import add_adapter, load_base
 from tasks.training.train import train as run_job
-from tests.tiny import save_tiny_base
 from tests.training.jobs import training_job
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,6 @@ from infra.errors import PreemptedError
 from tasks.ingestion.dataset import build_dataset
 from tasks.recipe.schema import Data
 from tasks.training import checkpoints
-from tests.tiny import save_tiny_base
 from tests.training.jobs import training_job
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -36,11 +35,6 @@ DEMANDING = {
     "save_steps": 2,
     "lora": {"lora_dropout": 0.2},
 }
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")

@@ -26,16 +26,10 @@ from tasks.ingestion.dataset import build_dataset
 from tasks.recipe.schema import Data
 from tasks.training import checkpoints
 from tasks.training.launching import launch_command, launch_environment
-from tests.tiny import save_tiny_base
 from tests.training.jobs import training_job
 
 pytestmark = pytest.mark.slow
 TOLERANCE = {"lora": 2e-3, "full": 2e-5}
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_base(tmp_path_factory.mktemp("base"))
 
 
 def dataset(folder: Path, count: int, validation: int = 0) -> Path:

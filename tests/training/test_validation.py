@@ -14,15 +14,9 @@ from tasks.ingestion.dataset import build_dataset, read_jsonl
 from tasks.recipe.schema import Data
 from tasks.training.rendering import IGNORED, render
 from tasks.training.train import train as run_job
-from tests.tiny import save_tiny_base
 from tests.training.jobs import training_job
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
