@@ -7,14 +7,29 @@ from the environment. It is one long file because it is read as one: every key t
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, FieldSerializationInfo, JsonValue, field_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FieldSerializationInfo,
+    JsonValue,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="lower-case letters, digits, . _ -")]
 Method = Literal["prompt", "lora", "qlora", "full"]
 Format = Literal["alpaca", "chat", "sharegpt", "prompt-completion", "text", "preference"]
 Artifact = Literal["adapter", "merged"]
 
-GENERAL_OFFLINE = ("capitals_choice", "capitals_open", "minimal_pairs", "pydoc_perplexity")
+Tier = Literal["critical", "supporting", "advisory"]
+
+# Names that stand for several tasks in `evaluation.general`: what ships here, and what takes a machine with the Hub.
+SUITES = {
+    "general-offline": ("capitals_choice", "capitals_open", "minimal_pairs", "pydoc_perplexity"),
+    "general": ("hellaswag", "arc_challenge", "winogrande", "mmlu", "gsm8k", "ifeval"),
+}
 
 
 class Frozen(BaseModel):
@@ -228,14 +243,20 @@ class Sweep(Frozen):
 class Target(Frozen):
     """What the adapter must have learned, on its own rows.
 
-    Exact match of the greedy answer; for preference pairs, how often the chosen answer is the likelier one; for plain
+    The greedy answer by `metric`; for preference pairs, how often the chosen answer is the likelier one; for plain
     text, the loss per token.
     """
 
     splits: tuple[Literal["held_out", "train"], ...] = Field(("held_out",), min_length=1, description="splits to score")
     decides: Literal["held_out", "train"] = Field("held_out", description="the split that the gate looks at")
+    metric: Literal["exact_match", "f1", "rouge_l", "bleu"] = Field(
+        "exact_match",
+        description="how an answer is scored against the row's, 0 to 1: the same text; words in common (F1); longest "
+        "common subsequence of words (ROUGE-L); n-grams (sentence BLEU)",
+    )
+    over: str = Field("base", description="what must be surpassed: base, or the name of an adapter with method prompt")
     gain: float = Field(
-        0.0, ge=0, lt=1, description="wanted gain over the base: fraction of documents, 0 to 1; of perplexity, for text"
+        0.0, ge=0, lt=1, description="wanted gain over it: mean score, 0 to 1; for text a share of perplexity"
     )
     max_new_tokens: int = Field(32, ge=1, description="longest answer, tokens")
     limit: int | None = Field(None, ge=1, description="rows to score per split, from the start")
@@ -279,11 +300,23 @@ def _or_its_name(schema: dict[str, Any]) -> None:
 
 
 class GeneralTask(Frozen):
-    """A check of what the base could do: any lm-eval task name, with the drop that is allowed."""
+    """A check of what the base could do: an lm-eval task, group or suite by name, with the drop that is allowed."""
 
     model_config = ConfigDict(json_schema_extra=_or_its_name)
 
-    task: str = Field(min_length=1, description="name of an lm-eval task")
+    task: str = Field(
+        min_length=1,
+        description="name of an lm-eval task or group, or of a suite: general-offline (what ships), general (the Hub's)",
+    )
+    metric: str | None = Field(None, description="one of the task's metrics; its first if left out")
+    tier: Tier = Field(
+        "critical",
+        description="critical: must pass by itself; supporting: counts in the pooled decision, and must not fail; "
+        "advisory: only shown",
+    )
+    clusters: str | None = Field(
+        None, description="column of the task's documents that tells which belong together, e.g. the passage"
+    )
     margin: float | None = Field(
         None,
         gt=0,
@@ -303,17 +336,64 @@ class GeneralTask(Frozen):
         return {"task": value} if isinstance(value, str) else value
 
 
+class Judge(Frozen):
+    """A model that says which of two answers is better, base's or adapter's: exactly one of model, endpoint."""
+
+    model: str | None = Field(None, min_length=1, description="a Hub id or a local folder")
+    endpoint: str | None = Field(
+        None, pattern=r"^https?://", description="address of an OpenAI-compatible server, e.g. http://localhost:8000/v1"
+    )
+    name: str | None = Field(None, description="name of the model at the endpoint")
+    api_key: str = Field(
+        "OPENAI_API_KEY",
+        pattern=r"^[A-Z_][A-Z0-9_]*$",
+        description="name of the environment variable that holds the endpoint's key; none is sent if it is not set",
+    )
+    criteria: str = Field(
+        "Which answer is more correct and more helpful?", min_length=1, description="what the judge is asked"
+    )
+    limit: int = Field(100, ge=1, description="documents to judge, from the start; each twice, once in each order")
+
+    @model_validator(mode="after")
+    def _one_judge(self) -> "Judge":
+        if (self.model is None) == (self.endpoint is None):
+            raise ValueError("give exactly one of model, endpoint")
+        if (self.name is None) != (self.endpoint is None):
+            raise ValueError("`name` says which model of the `endpoint` judges: give both or neither")
+        return self
+
+
 class Evaluation(Frozen):
     """How base and adapters are scored: the same documents, prompts, batch and precision for both."""
 
     general: tuple[GeneralTask, ...] = Field(
-        tuple(GeneralTask(task=task) for task in GENERAL_OFFLINE), description="tasks that must not drop"
+        tuple(GeneralTask(task=task) for task in SUITES["general-offline"]), description="tasks that must not drop"
     )
     include_path: str | None = Field(None, description="folder with your own lm-eval task YAML; relative to the recipe")
-    batch_size: int = Field(16, ge=1, description="documents per forward pass; scores can depend on it")
+    batch_size: int = Field(
+        16,
+        ge=1,
+        description="documents per forward pass, or 32 tokens each where parts are shared; rounding depends on it",
+    )
     probes: tuple[str, ...] = Field(
         (), description="questions whose answers by base and adapters are shown side by side"
     )
+    judge: Judge | None = Field(None, description="who compares the answers of base and adapter to the target's rows")
+    self_tests: bool = Field(
+        True,
+        description="show that the general tasks notice damage: the base against itself must pass, two damaged "
+        "adapters must fail; once per base",
+    )
+    confirm_run_unsafe_code: bool = Field(
+        False, description="allow tasks that run the code which a model wrote, such as pass@k"
+    )
+
+    @field_validator("general", mode="after")
+    @classmethod
+    def _suites_spelled_out(cls, general: tuple[GeneralTask, ...]) -> tuple[GeneralTask, ...]:
+        return tuple(
+            one.model_copy(update={"task": task}) for one in general for task in SUITES.get(one.task, (one.task,))
+        )
 
 
 class Gate(Frozen):
@@ -323,6 +403,42 @@ class Gate(Frozen):
     margin: float = Field(
         0.05, gt=0, lt=1, description="drop allowed on a general task that names no margin of its own"
     )
+    pool_margin: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="drop allowed on average over the right/wrong general tasks, each with the same weight; 0.4 times "
+        "`margin` if left out",
+    )
+    looks: int = Field(
+        1,
+        ge=1,
+        le=10,
+        description="until decided: parts in which the general tasks' documents are scored, in random order; an adapter "
+        "whose tasks are decided goes no further",
+    )
+
+
+class Replay(Frozen):
+    """Training once more with rows that keep the base as it was: general prompts, answered by the base itself."""
+
+    share: float = Field(0.5, gt=0, lt=1, description="share of such rows among all training rows")
+    prompts: str | None = Field(
+        None, description="a text file with one prompt a line, relative to the recipe; those that ship if left out"
+    )
+    max_new_tokens: int = Field(48, ge=1, description="longest answer of the base, tokens")
+
+
+class Cure(Frozen):
+    """What to try with an adapter that learned its target and failed on general tasks only, cheapest first."""
+
+    scales: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (0.75, 0.5, 0.25), description="factors on lora_alpha to try; the largest that passes is kept"
+    )
+    refine: int = Field(
+        2, ge=0, description="further scales, by bisection between one that passes and the next that does not"
+    )
+    replay: Replay | None = Field(None, description="train once more with replayed rows, if no scale passes")
 
 
 class Destination(Frozen):
@@ -365,6 +481,7 @@ class Recipe(Frozen):
     adapters: tuple[Adapter, ...] = Field(min_length=1)
     evaluation: Evaluation = Evaluation()
     gate: Gate = Gate()
+    cure: Cure | None = Field(None, description="what to try when an adapter forgets; nothing if left out")
     publish: Publish = Publish()
     adapters_per_device: int = Field(1, ge=1, description="adapters that train at the same time on one device")
 

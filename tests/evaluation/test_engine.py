@@ -13,7 +13,7 @@ from tasks.evaluation.bench import Bench
 from tasks.evaluation.catalogue import unknown_tasks
 from tasks.evaluation.engine import run, score_cell
 from tasks.evaluation.records import read_records
-from tasks.recipe.schema import GENERAL_OFFLINE, Lora
+from tasks.recipe.schema import SUITES, Lora
 from tasks.training.models import add_adapter, load_base
 from tests.tiny import save_tiny_base
 
@@ -66,7 +66,7 @@ def test_an_adapter_that_changes_nothing_is_refused(base: Path, tmp_path: Path) 
         pass
 
 
-@pytest.mark.parametrize("task", GENERAL_OFFLINE)
+@pytest.mark.parametrize("task", SUITES["general-offline"])
 def test_every_offline_task_leaves_a_record_per_document(base: Path, tmp_path: Path, task: str) -> None:
     bench = Bench(base, "none", "cpu", batch_size=4)
     with bench.answering_as(None) as lm:
