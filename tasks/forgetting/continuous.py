@@ -46,7 +46,7 @@ def p_non_inferior(drops: Floats, margin: float) -> float:
     these with probability (1 - (margin - drop))^n.
     """
     _check(drops)
-    if _all_alike(drops):
+    if all_alike(drops):
         return min(1.0, max(0.0, 1 - (margin - float(drops.mean()))) ** len(drops))
     return max(p_t(drops, margin), p_hall(drops, margin))
 
@@ -60,14 +60,14 @@ def interval(drops: Floats, alpha: float) -> tuple[float, float]:
     """Student's two-sided interval of the mean drop at confidence 1 - 2 `alpha`; never of width 0, as above."""
     _check(drops)
     n, mean = len(drops), float(drops.mean())
-    if _all_alike(drops):
+    if all_alike(drops):
         half = 1 - alpha ** (1 / n)
     else:
         half = float(student.isf(alpha, n - 1) * drops.std(ddof=1)) / math.sqrt(n)
     return mean - half, mean + half
 
 
-def _all_alike(drops: Floats) -> bool:
+def all_alike(drops: Floats) -> bool:
     return bool(np.ptp(drops) <= _ROUNDING * max(1.0, np.abs(drops).max()))
 
 

@@ -6,7 +6,7 @@ like the others, and a gate that drops them can pass on what is left.
 
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,20 @@ def paired(
         found = "; ".join(filter(None, problems))
         raise IntegrityError(f"task {task}: of {expected} documents, {found}. Evaluate base and adapter on it again")
     return np.array([float(s) for s in base.values()]), np.array([float(adapter[i]) for i in base])
+
+
+def grouped(task: str, documents: Iterable[str], clusters: Mapping[str, str]) -> NDArray[np.int64]:
+    """The number of each document's group, from 0 in order of appearance; shape (n,).
+
+    Raises `IntegrityError` if a document has no group: counted as a group of its own it could make a claim stronger.
+    """
+    ids = list(documents)
+    if problem := _problem(
+        "without a group", [i for i in ids if not (isinstance(clusters.get(i), str) and clusters[i])]
+    ):
+        raise IntegrityError(f"task {task}: of {len(ids)} documents, {problem}. Name a column that all of them have")
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(clusters[i], len(numbers)) for i in ids])
 
 
 def _problem(what: str, ids: list[str]) -> str:

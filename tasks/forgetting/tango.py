@@ -34,11 +34,11 @@ _EDGE = 1 - 1e-12  # a drop lies strictly between -1 and 1
 Floats = NDArray[np.float64]
 
 
-def restricted_gain_rate(lost: ArrayLike, gained: ArrayLike, n: float, margin: float) -> Floats:
+def restricted_gain_rate(lost: ArrayLike, gained: ArrayLike, n: ArrayLike, margin: float) -> Floats:
     """Most likely share of gained documents if the drop is exactly `margin` (0 to 1); broadcasts over the counts."""
     if margin < 0:  # the mirrored problem: its share of lost documents, by a root that never cancels
         return restricted_gain_rate(gained, lost, n, -margin) - margin
-    b, c = np.asarray(lost, dtype=np.float64), np.asarray(gained, dtype=np.float64)
+    b, c, n = (np.asarray(count, dtype=np.float64) for count in (lost, gained, n))
     linear = -(b + c) + (2 * n - b + c) * margin
     return (np.sqrt(linear**2 + 8 * n * c * margin * (1 - margin)) - linear) / (4 * n)
 
@@ -90,15 +90,23 @@ def interval(lost: int, gained: int, n: int, alpha: float) -> tuple[float, float
     It is asymptotic at every n, so close to a margin the exact p-value may disagree; the p-value decides.
     """
     _check(lost, gained, n, 0.0)
-    quantile = float(norm.isf(alpha))
-    return _margin_of(quantile, lost, gained, n), _margin_of(-quantile, lost, gained, n)
+    return bounds(float(norm.isf(alpha)), lost, gained, n)
 
 
-def _margin_of(value: float, lost: int, gained: int, n: int) -> float:
-    """The margin at which the score, which falls as the margin grows, equals `value`."""
+def bounds(quantile: float, lost: float, gained: float, n: float) -> tuple[float, float]:
+    """Bounds of the drop whose scores are `quantile` and its negative; the counts may be fractions."""
+
+    def scores(margin: float) -> float:
+        return float(score(lost, gained, n, margin))
+
+    return margin_of(quantile, scores), margin_of(-quantile, scores)
+
+
+def margin_of(value: float, scores: Callable[[float], float]) -> float:
+    """The margin, -1 to 1, at which a score that falls as the margin grows equals `value`."""
 
     def excess(margin: float) -> float:
-        return float(score(lost, gained, n, margin)) - value
+        return scores(margin) - value
 
     if excess(-_EDGE) <= 0:
         return -1.0

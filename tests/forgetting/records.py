@@ -6,9 +6,10 @@ from tasks.forgetting.verdict import compare
 
 
 def flips(lost, gained, n):
-    """Scores of base and adapter with these flips, the adapter's records in another order."""
-    base = {f"d{i}": 1.0 if i < lost else 0.0 for i in range(n)}
-    adapter = {f"d{i}": 1.0 if lost <= i < lost + gained else 0.0 for i in reversed(range(n))}
+    """Scores of base and adapter with these flips, half of the others right; the adapter's records in another order."""
+    same = {f"d{i}": float(i % 2) for i in range(n)}
+    base = same | {f"d{i}": float(i < lost) for i in range(lost + gained)}
+    adapter = {f"d{i}": float(i >= lost) if i < lost + gained else same[f"d{i}"] for i in reversed(range(n))}
     return {"base": base, "adapter": adapter}
 
 
@@ -20,8 +21,8 @@ def losses(rise, n=400, noise=0.05):
     return {side: {f"d{i}": v for i, v in enumerate(s)} for side, s in (("base", base), ("adapter", adapter))}
 
 
-def binary(lost, gained, n, margin=0.05, role="general", **more):
-    return compare(task="arc", role=role, metric="acc", margin=margin, **flips(lost, gained, n), **more)
+def binary(lost, gained, n, margin=0.05, role="general", task="arc", **more):
+    return compare(task=task, role=role, metric="acc", margin=margin, **flips(lost, gained, n), **more)
 
 
 def nll(rise, margin=0.01, role="general", n=400, metric="nll_per_token"):

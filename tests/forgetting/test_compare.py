@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tasks.forgetting.evidence import Evidence
 from tasks.forgetting.reason import explain
-from tasks.forgetting.verdict import Flips, TaskVerdict, compare
+from tasks.forgetting.verdict import Flips, TaskVerdict, compare, labelled
 from tests.forgetting.records import binary, flips, nll
 
 REASONS = [
@@ -51,26 +50,26 @@ REASONS = [
         "target",
         (1, 20, 100, 0.05),
         "PASS",
-        "lost 1 and gained 20 of 100 documents; a gain of more than 5 points is shown (p < 0.001)",
+        "lost 1 and gained 20 of 100 documents; a gain of more than 5 points over the base is shown (p < 0.001)",
     ),
     (
         "target",
         (3, 1, 100, 0.05),
         "FAIL",
-        "lost 3 and gained 1 of 100 documents; a gain of 5 points or more is ruled out (p = 0.008)",
+        "lost 3 and gained 1 of 100 documents; a gain of 5 points or more over the base is ruled out (p = 0.008)",
     ),
     (
         "target",
         (0, 9, 300, 0.05),
         "INCONCLUSIVE",
-        "lost 0 and gained 9 of 300 documents; a gain of more than 5 points is not shown (p = 0.966); "
+        "lost 0 and gained 9 of 300 documents; a gain of more than 5 points over the base is not shown (p = 0.966); "
         "at these rates about 631 documents would settle it",
     ),
     (
         "target",
         (0, 0, 10, 0.05),
         "INCONCLUSIVE",
-        "lost 0 and gained 0 of 10 documents; a gain of more than 5 points is not shown (p = 1.000); "
+        "lost 0 and gained 0 of 10 documents; a gain of more than 5 points over the base is not shown (p = 1.000); "
         "at these rates about 59 documents would settle it",
     ),
 ]
@@ -89,8 +88,8 @@ def test_every_field_of_a_right_wrong_task():
         "role": "general",
         "metric": "acc",
         "n": 100,
-        "base": 0.03,
-        "adapter": 0.01,
+        "base": 0.51,
+        "adapter": 0.49,
         "delta": -0.02,
         "ci_low": pytest.approx(-0.064191, abs=1e-6),  # the drop's interval, turned round
         "ci_high": pytest.approx(0.017372, abs=1e-6),
@@ -101,6 +100,20 @@ def test_every_field_of_a_right_wrong_task():
         "flips": {"lost": 3, "gained": 1},
         "reason": got.reason,
         "decides": True,
+        "tier": "critical",
+        "vote": True,
+        "note": "",
+        "too_few": "",
+        "needed": 365,
+        "clusters": None,
+        "design_effect": None,
+        "sd": pytest.approx(0.2, abs=1e-9),  # 4 of 100 flipped, less the square of the mean
+        "kl": None,
+        "p_value_adjusted": None,
+        "p_breach_adjusted": None,
+        "kind": "right/wrong",
+        "higher_is_better": True,
+        "over": "the base",
     }
 
 
@@ -110,9 +123,9 @@ def test_every_field_of_a_right_wrong_task():
         ("general", 0.001, "PASS", "a rise of 0.01 or more is ruled out (p < 0.001)"),
         ("general", 0.020, "FAIL", "a rise of more than 0.01 is shown (p < 0.001)"),
         ("general", 0.009, "INCONCLUSIVE", "a rise of 0.01 cannot be ruled out (p = 0."),
-        ("target", -0.020, "PASS", "a fall of more than 0.01 is shown (p < 0.001)"),
-        ("target", 0.001, "FAIL", "a fall of 0.01 or more is ruled out (p < 0.001)"),
-        ("target", -0.011, "INCONCLUSIVE", "a fall of more than 0.01 is not shown (p = 0."),
+        ("target", -0.020, "PASS", "a fall of more than 0.01 below the base is shown (p < 0.001)"),
+        ("target", 0.001, "FAIL", "a fall of 0.01 or more below the base is ruled out (p < 0.001)"),
+        ("target", -0.011, "INCONCLUSIVE", "a fall of more than 0.01 below the base is not shown (p = 0."),
     ],
 )
 def test_losses_worsen_upwards(role, rise, verdict, words):
@@ -136,11 +149,22 @@ def test_graded_scores_of_few_documents_are_never_decided():
 
 def test_a_plan_that_is_already_met_is_not_named():
     """The plan is a normal approximation, so the test itself may still be open at that many documents."""
-    evidence = Evidence(p_below=0.06, p_above=0.9, low=-0.01, high=0.06, needed=100)
-    reason = explain(
-        evidence, seen="as seen", role="general", verdict="INCONCLUSIVE", change="drop", size="5 points", n=100
-    )
-    assert reason.endswith("(p = 0.060); somewhat more documents would settle it")
+    found = binary(3, 1, 100).model_copy(update={"p_value": 0.06, "needed": 100})
+    assert explain(found).endswith("(p = 0.060); somewhat more documents would settle it")
+
+
+def test_what_must_be_surpassed_has_a_name():
+    got = binary(1, 20, 100, role="target", over="the prompt few-shot", kl=0.25)
+    assert got.reason.endswith("a gain of more than 5 points over the prompt few-shot is shown (p < 0.001)")
+    assert got.kl == 0.25
+
+
+def test_labels_follow_adjusted_p_values_and_say_so():
+    passed = binary(0, 0, 60)
+    adjusted = passed.model_copy(update={"p_value_adjusted": 0.0921, "p_breach_adjusted": 1.0})
+    got = labelled(adjusted, 0.05, (2, 3))
+    assert (passed.verdict, got.verdict) == ("PASS", "INCONCLUSIVE")
+    assert "cannot be ruled out (p = 0.046; p = 0.092 after Holm over 2 tests); somewhat more documents" in got.reason
 
 
 def test_right_wrong_scores_where_lower_is_better():

@@ -23,19 +23,19 @@ SIZES = [
 ]
 
 
-def exact_critical_score(scores, n, margin):
-    """The largest score that the exact rule passes, by bisection over the distinct scores."""
+def exact_critical_score(scores, n, margin, alpha=0.05):
+    """The largest score that the exact rule passes at `alpha`, by bisection over the distinct scores."""
     distinct, first = np.unique(np.round(scores[scores < -1.3], 9), return_index=True)
     cells = np.argwhere(scores < -1.3)[first]
     passed, failed = -1, len(distinct)
     while failed - passed > 1:
         middle = (passed + failed) // 2
         gained, lost = map(int, cells[middle])
-        if tango.p_exact(lost, gained, n, margin) <= 0.05:
+        if tango.p_exact(lost, gained, n, margin) <= alpha:
             passed = middle
         else:
             failed = middle
-    return distinct[passed] + 1e-8
+    return distinct[passed] + 1e-8 if passed >= 0 else -np.inf
 
 
 def probability(passes, n, gain_rate, drop):

@@ -65,6 +65,7 @@ def test_records_that_do_not_pair_are_refused(base, adapter, message):
             "task arc: margin -1 must be a finite number, 0 or more\n"
             "task arc: alpha 0.5 must lie between 0 and 0.5, for instance 0.05",
         ),
+        ({"chance": 25}, "task arc: chance 25 must be the score of guessing: 0 or more, below 1"),
         (
             {"metric": "word_nll_per_token"},
             "task arc: word_nll_per_token is a loss: compare it with higher_is_better=False",
@@ -81,3 +82,13 @@ def test_arguments_that_make_no_test_are_refused(arguments, message):
 def test_one_graded_document_is_refused():
     with pytest.raises(RequestError, match="at least 2"):
         compare(task="t", role="general", metric="rouge", base={"a": 0.5}, adapter={"a": 0.4}, margin=0.05)
+
+
+@pytest.mark.parametrize("missing", [None, "", 7, float("nan")])
+def test_a_document_without_a_group_is_refused(missing):
+    clusters = {"d0": "a", "d1": "b", "d2": missing, "d3": "a", "nobody asked": "c"}
+    with pytest.raises(IntegrityError) as caught:
+        compare(task="arc", role="general", metric="acc", base=FIVE, adapter=FIVE, margin=0.05, clusters=clusters)
+    assert str(caught.value) == (
+        "task arc: of 5 documents, 2 without a group (first: 'd2', 'd4'). Name a column that all of them have"
+    )
