@@ -24,6 +24,16 @@ class PlannedBase:
     ref: ArtifactRef | None
     unhashed_bytes: int = 0  # of a folder that is too large to be looked up here
 
+    def notes(self) -> list[str]:
+        """What a reader should know of a base that can be planned with but not, or not wholly, looked at."""
+        notes = []
+        if Path(self.model).is_absolute() and not any(Path(self.model).glob("*.safetensors")):
+            notes.append("the folder holds no .safetensors: enough to count and estimate, too little to train")
+        if self.unhashed_bytes:
+            size = self.unhashed_bytes / 2**30
+            notes.append(f"{size:.0f} GiB of weights were not hashed here, so the store was not asked for them")
+        return notes
+
 
 def look_at(base: Base, store: Store | None) -> PlannedBase:
     """RequestError if there is no such model, or config or tokenizer cannot be read. Weights are not loaded."""

@@ -1,4 +1,4 @@
-"""What a run of a recipe would do, without doing any of it: steps, tokens, parameters, memory, time, disk, cache hits.
+"""What a run of a recipe would do, without doing any of it: steps, parameters, memory, time, disk, what it can show.
 
 Rows are read and rendered as the run will do it; the model is its architecture alone. Nothing is started, no weight is
 loaded, and nothing is written to the store.
@@ -14,8 +14,11 @@ from infra.device_memory import Device, local_devices
 from infra.errors import Fault, RequestError
 from infra.storage import Store
 from tasks.planning.base import PlannedBase, look_at, meta_model
+from tasks.planning.decisions import power_of
 from tasks.planning.duration import Speed, guessed_speed, matmul_flops, measured_speed
+from tasks.planning.general import look_at_general
 from tasks.planning.made import made
+from tasks.planning.measured import measured_by_task
 from tasks.planning.rows import DataSet, Lengths, data_set, measure
 from tasks.preflight.guards import warnings
 from tasks.recipe.schema import Adapter, Recipe
@@ -39,6 +42,10 @@ def make_plan(recipe: Recipe, store_uri: str) -> Facts:
     except RequestError as error:
         faults += list(error.faults)
         base, planner = None, _Planner(store, None, devices, recipe)
+    try:
+        known = look_at_general(recipe.evaluation)
+    except RequestError as error:
+        faults += error.faults
     adapters = []
     with tempfile.TemporaryDirectory(prefix="tunefleet-plan-") as scratch:
         for adapter in recipe.adapters:
@@ -48,6 +55,7 @@ def make_plan(recipe: Recipe, store_uri: str) -> Facts:
                 faults += [Fault(str(fault), f"adapter {adapter.name!r}") for fault in error.faults]
     if faults or base is None:
         raise RequestError(list(dict.fromkeys(faults)))
+    measured = measured_by_task(store, base.ref.digest) if base.ref else {}
     times = [adapter["seconds"] for adapter in adapters if adapter["method"] != "prompt"]
     import_bytes = 0 if base.ref else 2 * planner.parameters
     needed = import_bytes + sum(adapter["disk"]["total"] for adapter in adapters)
@@ -59,10 +67,11 @@ def make_plan(recipe: Recipe, store_uri: str) -> Facts:
             "parameters": planner.parameters,
             "digest": base.ref.digest if base.ref else None,
             "cached": bool(base.ref),
-            "notes": _notes(base),
+            "notes": base.notes(),
         },
         "devices": [{"name": one.name, "kind": one.kind, "free_bytes": one.free_bytes} for one in devices],
         "adapters": adapters,
+        "power": power_of(recipe, adapters, known, measured),
         "seconds": None if None in times else sum(times),
         "disk": {"base": import_bytes, "total": needed, "free": _free_disk(store)},
     }
@@ -276,16 +285,6 @@ def _does_not_fit(needed: int, devices: Sequence[Device], adapter: Adapter, chec
         ways.append("a smaller per_device_train_batch_size")
     advice = ", ".join([*ways, "shorter rows or a smaller base"])
     return f"does not fit: needs {needed / 2**30:.1f} GiB, {there} ({MARGIN:.0%} is kept as a margin); use {advice}"
-
-
-def _notes(base: PlannedBase) -> list[str]:
-    notes = []
-    if Path(base.model).is_absolute() and not any(Path(base.model).glob("*.safetensors")):
-        notes.append("the folder holds no .safetensors: enough to count and estimate, too little to train")
-    if base.unhashed_bytes:
-        size = base.unhashed_bytes / 2**30
-        notes.append(f"{size:.0f} GiB of weights were not hashed here, so the store was not asked for them")
-    return notes
 
 
 def _free_disk(store: Store) -> int | None:

@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tasks.planning.power_table import print_power
+
 Facts = Mapping[str, Any]
 
 
@@ -21,6 +23,7 @@ def print_plan(plan: Facts, console: Console) -> None:
     console.print(_training(plan))
     console.print(_memory(plan))
     console.print(_store(plan))
+    print_power(plan["power"], console)
     for adapter in plan["adapters"]:
         for warning in adapter["warnings"]:
             console.print(f"[yellow]{escape(adapter['name'])}: {escape(warning)}[/]")

@@ -19,6 +19,7 @@ def summarise(
     probes: Sequence[dict[str, Any]],
     comparisons: Sequence[dict[str, Any]],
     searches: Mapping[str, list[dict[str, Any]]],
+    self_tests: Sequence[dict[str, Any]],
     timings: Mapping[str, float],
 ) -> dict[str, Any]:
     """The summary of a finished run; `made` are all results whose cache hits are counted, by kind."""
@@ -39,6 +40,7 @@ def summarise(
         "adapters": [_adapter(one) for one in fleet],
         "comparisons": list(comparisons),
         "searches": dict(searches),
+        "self_tests": list(self_tests),
         "probes": list(probes),
         "timings": {stage: round(seconds, 2) for stage, seconds in timings.items()},
         "cache": {kind: {"hits": count["hits"], "misses": count["misses"]} for kind, count in counts.items()},
@@ -47,7 +49,7 @@ def summarise(
 
 def _adapter(one: AdapterOutcome) -> dict[str, Any]:
     facts = one.trained.facts if one.trained else {}
-    verdict = one.verdict or {"tasks": [], "verdict": None, "reasons": []}
+    verdict = one.verdict or {}
     return {
         "name": one.name,
         "status": one.status,
@@ -59,9 +61,14 @@ def _adapter(one: AdapterOutcome) -> dict[str, Any]:
         "trainable_params": facts.get("trainable_params"),
         "total_params": facts.get("total_params"),
         "train": {key: facts.get(key) for key in ("steps", "seconds", "tokens", "loss", "validation_loss")},
-        "tasks": verdict["tasks"],
-        "verdict": verdict["verdict"],
-        "reasons": verdict["reasons"],
+        "tasks": verdict.get("tasks", []),
+        "verdict": verdict.get("verdict"),
+        "reasons": verdict.get("reasons", []),
+        "warnings": verdict.get("warnings", []),
+        **{key: verdict.get(key) for key in ("pool", "p_value", "p_adjusted", "rule")},
+        "verdict_uri": one.judged.ref.uri if one.judged else None,
+        "cure": one.cure,
+        "win_rate": one.win_rate,
         "published": one.published,
         "error": one.error,
     }

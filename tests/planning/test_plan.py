@@ -1,10 +1,12 @@
 """A plan of the tiny fleet: what it counts, what it finds in the store, what it says is wrong; it only looks."""
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from rich.console import Console
@@ -12,17 +14,21 @@ from rich.console import Console
 from infra.device_memory import Device
 from infra.errors import RequestError
 from infra.storage import Store
-from tasks.caching import run_stage_once
+from tasks.caching import Work, run_stage_once
+from tasks.evaluation.catalogue import SUITES
+from tasks.forgetting.verdict import compare
 from tasks.ingestion.architecture import architecture
 from tasks.ingestion.base_model import import_base
 from tasks.ingestion.dataset import build_dataset
 from tasks.ingestion.task import base_work, ingest_work
 from tasks.planning import plan as planning
+from tasks.planning.general import DOCUMENTS
 from tasks.planning.plan import make_plan
 from tasks.planning.plan_table import print_plan
 from tasks.recipe.loading import load_recipe
 from tasks.recipe.schema import Base, Recipe
 from tasks.training.task import train_work
+from tests.forgetting.records import binary, losses
 from tests.tiny import save_tiny_base
 
 ROWS = [{"question": f"What is {number}?", "answer": "ok" * (1 + number % 3)} for number in range(20)]
@@ -251,3 +257,148 @@ def test_a_gguf_gives_its_architecture_without_its_tensors(tmp_path: Path, monke
     assert not list(folder.glob("*.safetensors"))
     (folder / "mark").touch()
     assert (architecture(Base(model=DEMO_BASE)) / "mark").is_file()  # kept, not read again
+
+
+# --- what the gate can see
+
+
+def line(plan: dict[str, Any], task: str) -> dict[str, Any]:
+    (found,) = (one for one in plan["power"]["tasks"] if one["task"] == task)
+    return found
+
+
+def _unneeded(_: Path, output: Path) -> dict[str, Any]:
+    raise AssertionError("the base is in the store")
+
+
+def judged(folder: Path, planned: Recipe, *tasks: dict[str, Any], name: str, alpha: float = 0.05) -> None:
+    """A real artifact of an adapter on the planned base, and of a verdict on it."""
+    opened = Store(str(folder))
+    base = run_stage_once(opened, base_work(planned.base), _unneeded, run_id="r0").ref.digest
+
+    def trained(_: Path, output: Path) -> dict[str, Any]:
+        (output / "adapter_model.safetensors").write_text(name)
+        return {}
+
+    adapter = run_stage_once(
+        opened, Work("train", 1, "adapters", name, {"name": name}, {"base": base}), trained, run_id="r1"
+    ).ref.digest
+
+    def verdict(_: Path, output: Path) -> dict[str, Any]:
+        content = {"adapter": name, "adapter_digest": adapter, "tasks": tasks, "rule": {"alpha": alpha}}
+        (output / "verdict.json").write_text(json.dumps(content))
+        return {}
+
+    work = Work("judge", 2, "verdicts", name, list(tasks), {"adapter": adapter})
+    run_stage_once(opened, work, verdict, run_id="r1")
+
+
+def seen(task: str, lost: int, gained: int, n: int = 100, **more: Any) -> dict[str, Any]:
+    return binary(lost, gained, n).model_dump() | {"task": task, "role": "general", **more}
+
+
+def test_before_any_run_a_tenth_of_the_documents_is_assumed_to_flip(base: Path, tmp_path: Path) -> None:
+    general = [{"task": "capitals_choice", "margin": 0.05}, {"task": "capitals_open", "limit": 50, "tier": "advisory"}]
+    planned = recipe(tmp_path, base, evaluation={"general": [*general, "pydoc_perplexity"]})
+    plan = make_plan(planned, str(tmp_path / "store"))
+    whole = line(plan, "capitals_choice")
+    assert (whole["documents"], whole["disagreement"], whole["measured_on"]) == (194, 0.10, 0)
+    assert whole["needed"] == 274 and whole["enough"] is False and 0.05 < whole["detectable"] < 0.07
+    assert line(plan, "capitals_open")["documents"] == 50 and line(plan, "capitals_open")["tier"] == "advisory"
+    prose = line(plan, "pydoc_perplexity")
+    assert prose["documents"] == 112 and "depends on their spread" in prose["note"]
+    assert prose["needed"] is prose["detectable"] is prose["enough"] is prose["disagreement"] is None
+    target = line(plan, "one.held_out")
+    assert target["documents"] == 5 and 0.5 < target["detectable"] < 1 and target["enough"] is None
+    assert not any(one["role"] == "pool" for one in plan["power"]["tasks"])  # one task that votes is its own pool
+    assert plan["power"]["warnings"] == []
+
+
+def test_the_sizes_are_those_of_the_tasks_that_ship() -> None:
+    assert set(DOCUMENTS) == {path.stem for path in SUITES.glob("*.yaml")}
+
+
+def test_the_average_of_the_tasks_has_a_margin_of_its_own(base: Path, tmp_path: Path) -> None:
+    plan = make_plan(recipe(tmp_path, base), str(tmp_path / "store"))
+    pool = line(plan, "all of them, on average")
+    assert pool["documents"] == 194 + 180 + 448 and pool["margin"] == pytest.approx(0.02)
+    assert pool["needed"] > 822 and pool["enough"] is False
+    wide = make_plan(recipe(tmp_path, base, gate={"pool_margin": 0.1}), str(tmp_path / "store"))
+    assert line(wide, "all of them, on average")["enough"] is True
+
+
+def test_rates_are_what_earlier_verdicts_on_this_base_measured(base: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    planned = recipe(tmp_path, base)
+    fill(store, planned)
+    drops = losses(0.0, n=400, noise=0.05)
+    graded = compare(
+        task="pydoc_perplexity", role="general", metric="nll_per_token", margin=0.05, higher_is_better=False, **drops
+    )
+    spread = np.std([drops["base"][key] - drops["adapter"][key] for key in drops["base"]], ddof=1)
+    judged(store, planned, seen("capitals_open", 1, 1), graded.model_dump(), name="a")
+    judged(store, planned, seen("capitals_open", 3, 3), seen("minimal_pairs", 90, 0, verdict="FAIL"), name="b")
+    plan = make_plan(planned, str(store))
+    answers = line(plan, "capitals_open")
+    assert answers["disagreement"] == pytest.approx(0.04) and answers["measured_on"] == 2
+    assert line(plan, "minimal_pairs")["disagreement"] == 0.10  # whoever forgot tells nothing of one who did not
+    prose = line(plan, "pydoc_perplexity")
+    assert prose["sd"] == pytest.approx(spread, rel=1e-6) and prose["needed"] == 100 and prose["enough"] is True
+    assert 0 < prose["detectable"] < 0.05
+    elsewhere = recipe(tmp_path, save_tiny_base(tmp_path / "other", seed=1))
+    fill(store, elsewhere)
+    assert line(make_plan(elsewhere, str(store)), "capitals_open")["measured_on"] == 0
+
+
+def test_without_an_open_question_a_collapse_may_go_unnoticed(base: Path, tmp_path: Path) -> None:
+    def warnings(*general: str) -> list[str]:
+        planned = recipe(tmp_path, base, evaluation={"general": list(general)})
+        return list(make_plan(planned, str(tmp_path / "store"))["power"]["warnings"])
+
+    (only_choices,) = warnings("capitals_choice", "minimal_pairs")
+    assert "a collapse onto one answer may go unnoticed" in only_choices
+    assert warnings("capitals_choice", "capitals_open") == []
+
+
+def test_looks_divide_alpha_among_the_adapters(base: Path, tmp_path: Path) -> None:
+    adapters = {"name": "one"}, {"name": "two"}, {"name": "asks", "method": "prompt"}
+    planned = recipe(tmp_path, base, *adapters, gate={"looks": 3})
+    power = make_plan(planned, str(tmp_path / "store"))["power"]
+    assert power["judged"] == 2 and 0.02 < power["alpha"] < 0.025
+    assert "3 looks: alpha 0.05 is divided among 2 adapter(s), 0.025 each" in power["warnings"][0]
+    once = make_plan(recipe(tmp_path, base, *adapters), str(tmp_path / "store"))["power"]
+    assert once["alpha"] == 0.05
+    assert not any(one["task"].startswith("asks.") for one in once["tasks"])
+    prompts = make_plan(recipe(tmp_path, base, adapters[2]), str(tmp_path / "store"))["power"]
+    assert prompts["tasks"] == [] and prompts["warnings"] == []
+
+
+@pytest.mark.slow
+def test_of_a_task_on_the_hub_only_its_yaml_is_known(base: Path, tmp_path: Path) -> None:
+    general: list[dict[str, Any]] = [
+        {"task": "hellaswag"},
+        {"task": "arc_challenge", "limit": 300},
+        {"task": "mmlu_stem", "limit": 10},
+    ]
+    plan = make_plan(recipe(tmp_path, base, evaluation={"general": general}), str(tmp_path / "store"))
+    unknown, limited, group = (line(plan, one["task"]) for one in general)
+    assert unknown["documents"] is unknown["detectable"] is unknown["enough"] is None and unknown["needed"] == 274
+    assert (limited["documents"], limited["at_most"], limited["enough"]) == (300, True, True)
+    assert group["documents"] > 100 and group["documents"] % 10 == 0
+    assert "may go unnoticed" in plan["power"]["warnings"][0]
+    with pytest.raises(RequestError, match=r"no lm-eval task is named 'helaswag'; near names:.*hellaswag"):
+        make_plan(recipe(tmp_path, base, evaluation={"general": ["helaswag"]}), str(tmp_path / "store"))
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_power_table_says_whether_it_is_enough(base: Path, tmp_path: Path, width: int) -> None:
+    planned = recipe(tmp_path, base, {"name": "one"}, {"name": "two"})
+    console = Console(width=width, record=True, file=(tmp_path / "out").open("w"))
+    print_plan(make_plan(planned, str(tmp_path / "store")), console)
+    text = console.export_text()
+    rows = {words[0]: words[1:] for words in map(str.split, text.splitlines()) if words}
+    assert rows["capitals_choice"] == ["194", "10.0", "%*", "drop", "6.0", "%", "<", "5", "%", "274", "NO"]
+    assert rows["minimal_pairs"][-1] == "yes" and rows["pydoc_perplexity"][-1] == "?"
+    assert "80% chance to decide, one-sided alpha 0.05" in text
+    assert "* assumed, 10% of documents, until a run on this base has measured it" in " ".join(text.split())
+    assert "2 adapters are judged together" in text
