@@ -4,16 +4,18 @@ The schema checks each key, and keys that stand side by side. These rules span a
 it shares with the fleet, so they need a resolved recipe. What depends on the rows or on the base is checked later.
 """
 
+import difflib
 from collections.abc import Iterator
 from functools import partial
 from importlib.util import find_spec
+from urllib.parse import urlsplit
 
 from infra.errors import Fault
-from tasks.recipe.schema import Adapter, Lora, Recipe
+from tasks.recipe.schema import Adapter, Data, Lora, Recipe
 from tasks.recipe.sweeps import LONGEST, trial_name, tried
 from tasks.recipe.wording import Place, nowhere, of_adapters
 
-Findings = Iterator[tuple[str, str]]  # (dotted key of the adapter, what is wrong)
+Findings = Iterator[tuple[str, str]]  # (dotted key of the adapter, or of the recipe, what is wrong)
 
 MODULES = {
     "trackio": ["trackio"],
@@ -21,6 +23,7 @@ MODULES = {
     "wandb": ["wandb"],
     "tensorboard": ["tensorboard", "tensorboardX"],
 }
+ASKED = ("decides", "limit", "max_new_tokens", "metric")  # keys of two targets that are compared document by document
 COMPARABLE = ("method", "lora", "training", "accelerate")  # what tpe may change: the validation rows stay the same
 
 
@@ -28,19 +31,26 @@ def contradictions(recipe: Recipe, place: Place = nowhere) -> list[Fault]:
     """Every contradiction in a resolved recipe; one that adapters have in common, from one place, is said once."""
     faults: list[Fault] = []
     found: dict[tuple[str | None, str, str], list[str]] = {}
+    everyone: list[Adapter] = []
     for number, adapter in enumerate(recipe.adapters):
         cases = [adapter]
         if adapter.sweep:
             cases, wrong = tried(adapter, partial(place, number))
             faults += wrong
             cases = cases or [adapter]
-        findings = [*_of_search(adapter, recipe), *(finding for case in cases for finding in _of(case, recipe.lora))]
+        everyone += cases
+        findings = [*_of_search(adapter, recipe), *(finding for case in cases for finding in _of(case, recipe))]
         for key, message in dict.fromkeys(findings):
             found.setdefault((place(number, tuple(key.split("."))), key, message), []).append(adapter.name)
-    return faults + [Fault(message, of_adapters(names, key, at)) for (at, key, message), names in found.items()]
+    faults += [Fault(message, of_adapters(names, key, at)) for (at, key, message), names in found.items()]
+    for key, message in _of_fleet(everyone, recipe):
+        at = place(0, tuple(key.split(".")))  # adapters have no such keys, so any leads to the recipe's
+        faults.append(Fault(message, " ".join(filter(None, [at, key]))))
+    return faults
 
 
-def _of(adapter: Adapter, shared: Lora) -> Findings:
+def _of(adapter: Adapter, recipe: Recipe) -> Findings:
+    yield from _of_target(adapter, recipe)
     if adapter.method == "prompt":
         yield from _of_asking(adapter)
     else:
@@ -56,7 +66,71 @@ def _of(adapter: Adapter, shared: Lora) -> Findings:
     if adapter.method in ("lora", "qlora"):
         yield from _of_lora(adapter)
     else:
-        yield from _of_no_lora(adapter, shared)
+        yield from _of_no_lora(adapter, recipe.lora)
+
+
+def _of_target(adapter: Adapter, recipe: Recipe) -> Findings:
+    metric, over = adapter.target.metric, adapter.target.over
+    if metric != "exact_match" and (kind := _scored_without_answers(adapter)):
+        yield (
+            "target.metric",
+            f"got {metric} for {kind}, where no answer is generated that it could score; leave it out",
+        )
+    if over == "base" or adapter.method == "prompt":  # a prompt is compared and has no gate
+        return
+    by_name = {other.name: other for other in recipe.adapters}
+    prompts = [name for name, other in by_name.items() if other.method == "prompt"]
+    allowed = f"allowed are base and adapters with method prompt, here {', '.join(prompts) or 'none'}"
+    if over not in by_name:
+        near = difflib.get_close_matches(over, prompts, n=1)
+        hint = f"did you mean {near[0]}?" if near else allowed
+        yield "target.over", f"got {over!r}, which is the name of no adapter of this recipe; {hint}"
+        return
+    other = by_name[over]
+    if other.method != "prompt":
+        yield "target.over", f"got {over!r}, which has method {other.method}; {allowed}"
+        return
+    differing = [f"data.{key}" for key in Data.model_fields if getattr(adapter.data, key) != getattr(other.data, key)]
+    differing += [f"target.{key}" for key in ASKED if getattr(adapter.target, key) != getattr(other.target, key)]
+    if differing:
+        yield (
+            "target.over",
+            f"got {over!r}, which was given another {', '.join(differing)}; the two are compared document by document, "
+            "so both must be asked the same: make these alike",
+        )
+
+
+def _scored_without_answers(adapter: Adapter) -> str | None:
+    """The kind of rows, as far as the recipe says it, whose target is a likelihood."""
+    if adapter.data.text is not None or adapter.data.format == "text":
+        return "plain text"
+    return "preference pairs" if adapter.data.format == "preference" else None
+
+
+def _of_fleet(adapters: list[Adapter], recipe: Recipe) -> Findings:
+    """Keys of the recipe itself that need something of its adapters, or of each other."""
+    judge, cure = recipe.evaluation.judge, recipe.cure
+    if not adapters:  # none could be made of its sweep, which is said elsewhere
+        return
+    if judge and all(map(_scored_without_answers, adapters)):
+        yield (
+            "evaluation.judge",
+            "given, and no adapter has rows whose answers are generated (plain text and preference pairs are scored by "
+            "their likelihood); leave it out",
+        )
+    if judge and judge.endpoint:
+        address = urlsplit(judge.endpoint)
+        if address.username or address.password or address.query:
+            yield (  # recipes, manifests and Prefect's database show it to everybody
+                "evaluation.judge.endpoint",
+                "holds a user name, a password or what stands behind a question mark; give the address alone, and a "
+                "key in the environment variable that api_key names",
+            )
+    if cure and not any(adapter.method in ("lora", "qlora") for adapter in adapters):
+        methods = ", ".join(sorted({str(adapter.method) for adapter in adapters}))
+        yield "cure", f"given for a fleet of method {methods}; only lora and qlora can be scaled: leave cure out"
+    if cure and (twice := sorted({scale for scale in cure.scales if cure.scales.count(scale) > 1})):
+        yield "cure.scales", f"got {', '.join(map(str, twice))} more than once; give each scale once"
 
 
 def _of_asking(adapter: Adapter) -> Findings:

@@ -99,19 +99,30 @@ def with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
     def absolute(path: str | None) -> str | None:
         return path if path is None or "://" in path else str((folder / Path(path).expanduser()).resolve())
 
+    def located(model: str | None) -> str | None:
+        is_folder = model and (model.startswith((".", "/", "~")) or (folder / model).is_dir())
+        return absolute(model) if is_folder else model
+
     adapters = tuple(
         adapter.model_copy(update={"data": adapter.data.model_copy(update={"path": absolute(adapter.data.path)})})
         for adapter in recipe.adapters
     )
-    include_path = absolute(recipe.evaluation.include_path)
-    model, template = recipe.base.model, recipe.base.chat_template
-    is_folder = model.startswith((".", "/", "~")) or (folder / model).is_dir()
+    include_path, judge = absolute(recipe.evaluation.include_path), recipe.evaluation.judge
+    judge = judge and judge.model_copy(update={"model": located(judge.model)})
+    cure, replay = recipe.cure, recipe.cure.replay if recipe.cure else None
+    if cure and replay:
+        replay = replay.model_copy(update={"prompts": absolute(replay.prompts)})
+        cure = cure.model_copy(update={"replay": replay})
     return recipe.model_copy(
         update={
             "adapters": adapters,
-            "evaluation": recipe.evaluation.model_copy(update={"include_path": include_path}),
+            "evaluation": recipe.evaluation.model_copy(update={"include_path": include_path, "judge": judge}),
+            "cure": cure,
             "base": recipe.base.model_copy(
-                update={"model": absolute(model) if is_folder else model, "chat_template": absolute(template)}
+                update={
+                    "model": located(recipe.base.model),
+                    "chat_template": absolute(recipe.base.chat_template),
+                }
             ),
         }
     )

@@ -306,7 +306,7 @@ class GeneralTask(Frozen):
 
     task: str = Field(
         min_length=1,
-        description="name of an lm-eval task or group, or of a suite: general-offline (what ships), general (the Hub's)",
+        description="an lm-eval task or group, or a suite: general-offline (what ships), general (from the Hub)",
     )
     metric: str | None = Field(None, description="one of the task's metrics; its first if left out")
     tier: Tier = Field(
@@ -414,8 +414,8 @@ class Gate(Frozen):
         1,
         ge=1,
         le=10,
-        description="until decided: parts in which the general tasks' documents are scored, in random order; an adapter "
-        "whose tasks are decided goes no further",
+        description="until decided: parts in which the general tasks' documents are scored, in random order; an "
+        "adapter whose verdict is clear goes no further",
     )
 
 

@@ -171,6 +171,137 @@ def test_a_sweep_that_is_wrong_hides_nothing_else():
     assert "unknown key 'rr'" in sweep and "num_fewshot: got 1" in shots
 
 
+TEXT = {"data": {**ROWS, "text": "{{ q }}"}}
+PAIRS = {"data": {**ROWS, "format": "preference"}}
+PROMPT = {"name": "shots", "method": "prompt", "num_fewshot": 3}
+
+
+@pytest.mark.parametrize("metric", ["f1", "rouge_l", "bleu"])
+def test_a_metric_of_answers_needs_rows_that_are_answered(metric: str):
+    target = {"target": {"metric": metric}}
+    assert found(target) == found({**target, "method": "prompt"}) == []
+    for rows, kind in ((TEXT, "plain text"), ({"data": {**ROWS, "format": "text"}}, "plain text"), (PAIRS, "pairs")):
+        (fault,) = found({**rows, **target})
+        assert fault.startswith(f"adapter 'one' target.metric: got {metric} for ") and kind in fault
+        assert found({**rows, "target": {"metric": "exact_match"}}) == []
+
+
+def over(name: str, **target: Any) -> dict[str, Any]:
+    return {"target": {"over": name, **target}}
+
+
+def test_a_prompt_that_was_asked_the_same_can_be_what_must_be_surpassed():
+    assert found(over("shots"), PROMPT) == []
+    assert found({**over("shots"), "method": "full"}, PROMPT) == []
+    alike = {"limit": 9, "max_new_tokens": 5, "metric": "f1"}
+    assert found(over("shots", **alike, gain=0.1), {**PROMPT, "target": alike}) == []
+    assert found({"method": "prompt", **over("shots")}, PROMPT) == []  # a prompt has no gate
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "says"),
+    [
+        ("shot", PROMPT, "got 'shot', which is the name of no adapter of this recipe; did you mean shots?"),
+        ("mirror", PROMPT, "of this recipe; allowed are base and adapters with method prompt, here shots"),
+        ("one", PROMPT, "got 'one', which has method qlora; allowed are base and adapters with method prompt, here sh"),
+        ("two", {"name": "two", "method": "lora"}, "got 'two', which has method lora; allowed are base and adapters"),
+        ("two", {"name": "two", "method": "lora"}, "with method prompt, here none"),
+        ("shots", {**PROMPT, "data": {**DATA, "held_out": 0.5}}, "got 'shots', which was given another data.held_out;"),
+        (
+            "shots",
+            {**PROMPT, "target": {"max_new_tokens": 7}},
+            "which was given another target.max_new_tokens; the two",
+        ),
+        ("shots", {**PROMPT, "target": {"metric": "f1"}}, "which was given another target.metric; the two"),
+        (
+            "shots",
+            {
+                **{**PROMPT, "data": {**DATA, "seed": 1}},
+                "target": {"limit": 3, "decides": "train", "splits": ["held_out", "train"]},
+            },
+            "which was given another data.seed, target.decides, target.limit; the two are compared document by",
+        ),
+    ],
+)
+def test_what_cannot_be_surpassed(name: str, other: dict[str, Any], says: str):
+    (fault,) = found(over(name), other)
+    assert fault.startswith("adapter 'one' target.over: got ")
+    assert says in fault
+
+
+def judge(**keys: Any) -> dict[str, Any]:
+    return {"evaluation": {"judge": keys}}
+
+
+def test_a_judge_needs_answers():
+    named = judge(model="some/judge")
+    assert found({}, **named) == found({**TEXT, "name": "text"}, {}, **named) == found(PROMPT, **named) == []
+    (fault,) = found(TEXT, {**PAIRS, "name": "two"}, **named)
+    assert fault.startswith("evaluation.judge: given, and no adapter has rows whose answers are generated")
+
+
+@pytest.mark.parametrize(
+    "address", ["https://me:secret@host/v1", "https://me@host/v1", "http://host/v1?api-key=secret"]
+)
+def test_an_address_of_a_judge_is_shown_to_everybody_so_it_holds_no_secret(address: str):
+    (fault,) = found({}, **judge(endpoint=address, name="judge"))
+    assert fault.startswith("evaluation.judge.endpoint: holds a user name, a password or what stands behind a question")
+    assert "secret" not in fault
+    assert found({}, **judge(endpoint="http://localhost:8000/v1", name="judge")) == []
+
+
+def test_only_adapters_that_can_be_scaled_can_be_cured():
+    for method in ("lora", "qlora"):
+        assert found({"method": "full"}, {"name": "two", "method": method}, cure={}) == []
+    searched = {**tpe(over={"method": ["lora", "full"]}), "method": "full"}
+    assert found(searched, cure={}) == []
+    (fault,) = found({"method": "full"}, PROMPT, cure={})
+    assert fault == (
+        "cure: given for a fleet of method full, prompt; only lora and qlora can be scaled: leave cure out"
+    )
+
+
+def test_a_scale_is_tried_once():
+    assert found({}, cure={"scales": [0.75, 0.5]}) == []
+    (fault,) = found({}, cure={"scales": [0.5, 0.25, 0.5, 0.25, 0.1]})
+    assert fault == "cure.scales: got 0.25, 0.5 more than once; give each scale once"
+
+
+def test_looks_go_with_tasks_that_have_no_limit_and_clusters_with_suites():
+    general = [{"task": "general-offline", "clusters": "task"}, "capitals"]
+    assert found({}, gate={"looks": 4}, evaluation={"general": general}) == []
+
+
+def test_in_a_file_the_recipes_own_keys_have_their_lines(tmp_path: Path):
+    lines = [
+        "name: fleet",
+        "cure: {scales: [0.5, 0.5]}",
+        "evaluation:",
+        "  judge:",
+        "    endpoint: http://a:b@host/v1",
+        "    name: judge",
+        "adapters: [{name: one, data: {path: rows.csv, format: alpaca}}]",
+    ]
+    (tmp_path / "recipe.yaml").write_text("\n".join(lines))
+    with pytest.raises(RequestError) as error:
+        load_recipe(tmp_path / "recipe.yaml")
+    places = [str(fault).removeprefix(f"{tmp_path}/").split(": ")[0] for fault in error.value.faults]
+    assert places == ["recipe.yaml:5 evaluation.judge.endpoint", "recipe.yaml:2 cure.scales"]
+
+
+def test_where_no_adapter_can_be_made_nothing_is_said_of_the_fleet():
+    """The adapter's batch is below the fleet's floor, so it cannot be spelled out."""
+    recipe = {
+        "name": "fleet",
+        "cure": {},
+        "training": {"min_per_device_train_batch_size": 4},
+        "adapters": [{"name": "one", "data": DATA, "training": {"per_device_train_batch_size": 2}}],
+    }
+    with pytest.raises(RequestError, match="min_per_device_train_batch_size is 4") as error:
+        prepared(Recipe.model_validate(recipe))
+    assert len(error.value.faults) == 1
+
+
 FILE = """\
 name: fleet
 method: lora

@@ -10,7 +10,7 @@ import yaml
 
 from infra.errors import RequestError
 from tasks.recipe.loading import load_recipe
-from tasks.recipe.schema import Recipe
+from tasks.recipe.schema import Cure, Recipe, Replay
 
 RECIPE = """\
 name: fleet
@@ -392,6 +392,8 @@ def test_input_paths_are_taken_from_the_recipes_folder(tmp_path: Path, monkeypat
         ("adapters.one.data.path=/data/rows.csv", "adapters.0.data.path", "/data/rows.csv"),
         ("adapters.one.data.path=~/rows.csv", "adapters.0.data.path", str(tmp_path / "home/rows.csv")),
         ("evaluation.include_path=suites", "evaluation.include_path", str(folder / "suites")),
+        ("cure.replay.prompts=asked.txt", "cure.replay.prompts", str(folder / "asked.txt")),
+        ("cure.replay.prompts=/data/asked.txt", "cure.replay.prompts", "/data/asked.txt"),
         ("base.model=base", "base.model", str(folder / "base")),
         ("base.model=./missing", "base.model", str(folder / "missing")),
         ("base.model=~/model", "base.model", str(tmp_path / "home/model")),
@@ -405,6 +407,8 @@ def test_input_paths_are_taken_from_the_recipes_folder(tmp_path: Path, monkeypat
     for override, path, value in cases:
         assert at(load(override), path) == value, override
     assert load().adapters[1].data.path is None and load().evaluation.include_path is None
+    assert load().cure is None and load("cure.scales=[0.5]").cure == Cure(scales=(0.5,))
+    assert load("cure.replay.share=0.3").cure == Cure(replay=Replay(share=0.3))
 
 
 def test_a_recipe_is_loaded_resolved_and_survives_yaml(load: Load):
