@@ -49,8 +49,13 @@ def near_copies(train: Sequence[Row], kept: Sequence[Row]) -> int:
     The split leaves no such row, but for one case: the earlier turns of a chat are trained too, and may be the whole
     prompt of another row.
     """
+    return len(kept) - len(not_asked(kept, train))
+
+
+def not_asked(rows: Sequence[Row], train: Sequence[Row]) -> list[Row]:
+    """Those of `rows` whose prompt no row of `train` answers, neither at its end nor on the way."""
     answered = {_like(prompt) for row in train for prompt in _answered(row)}
-    return sum(_like(_prompt(row)) in answered for row in kept)
+    return [row for row in rows if _like(_prompt(row)) not in answered]
 
 
 def _prompt(row: Row) -> Any:
