@@ -1,7 +1,7 @@
 """The product on one page: from a recipe to adapters that are released, or not, for reasons that are kept.
 
 recipe -> check destinations -> ingest rows, import base -> preflight -> train, or draw a prompt's examples
-       -> evaluate base + adapters -> judge -> gate -> merge -> publish -> summary
+       -> evaluate base + adapters -> judge, look again, cure -> gate -> merge -> publish -> summary
 """
 
 from typing import Any
@@ -12,11 +12,13 @@ from infra.errors import GateNotPassed, TunefleetError
 from infra.launch import interruption_stops_stages
 from infra.settings import default_store
 from tasks.artifacts import AdapterOutcome, Lineage, StageResult, quantization_of
-from tasks.evaluation.scoring import Scores
-from tasks.evaluation.task import evaluate
-from tasks.forgetting.task import gate, judge_adapter
+from tasks.curing.cure import can_be_cured, cure
+from tasks.forgetting import self_test
+from tasks.forgetting.fleet import judge_members
+from tasks.forgetting.task import gate
 from tasks.gathering import Stopwatch, all_results
 from tasks.ingestion.task import import_base, ingest
+from tasks.judging.fleet import win_rates
 from tasks.merging.task import merge
 from tasks.preflight.task import preflight
 from tasks.prompting.task import draw_shots
@@ -49,51 +51,64 @@ def train_adapters(recipe: Recipe | str, store: str | None = None) -> dict[str, 
         prompted = all_results({one.name: draw_shots.submit(run, one, data[one.name]) for one in prompts})
 
     with watch("train"):
+        in_training = self_test.start_training(run, recipe, base)
         done = train_fleet(run, recipe, base, data)
         recipe, data, failed = done.recipe, done.data, done.failed  # a search puts its best trials in the fleet
         trained = done.trained | prompted
         fleet = [AdapterOutcome(adapter, quantization_of(recipe, adapter)) for adapter in recipe.adapters]
+        tests, unmade = self_test.sides(in_training)
 
     with watch("evaluate"):
-        scores: dict[str, Scores] = {}
-        for precision in sorted({one.quantization for one in fleet if one.name in trained}):
-            scores[precision], unscored = evaluate(run, recipe, precision, base=base, data=data, trained=trained)
-            failed |= unscored
+        members = {adapter.name: adapter for adapter in recipe.adapters if adapter.name in trained}
+        judged = judge_members(run, recipe, members, base=base, data=data, trained=trained, self_tests=tests)
+        failed |= judged.failed
+        noticed = self_test.findings(run, recipe, judged.scores, tests, unmade)
+        for one in fleet:
+            one.data, one.trained, one.error = data[one.name], trained.get(one.name), failed.get(one.name)
+            one.judged, one.verdict = judged.verdicts.get(one.name, (None, None))
+            one.cells = judged.scores.get(one.quantization, {}).get(one.name, {})
+        made = [base, checked, *judged.made]
+
+    if recipe.cure:
+        with watch("cure"):
+            for one in filter(can_be_cured, fleet):
+                made += cure(run, recipe, one, base=base, data=data[one.name])
+
+    if recipe.evaluation.judge:
+        with watch("win rates"):
+            made += win_rates(run, recipe, fleet, judged.scores)
 
     with watch("release"):
         for one in fleet:
-            one.trained, one.error = trained.get(one.name), failed.get(one.name)
-            if one.trained and not one.error:
-                release(run, recipe, one, one.trained, base=base, data=data[one.name], scores=scores[one.quantization])
+            if one.method != "prompt" and not one.error:
+                release(run, recipe, one, base)
 
-    made, searches = [base, checked], done.searches
-    return report(run, recipe, fleet, base=base, data=data, made=made, scores=scores, searches=searches, timings=watch)
+    return report(
+        *(run, recipe, fleet),
+        base=base,
+        data=data,
+        made=made,
+        scores=judged.scores,
+        searches=done.searches,
+        self_tests=noticed,
+        timings=watch,
+    )
 
 
-def release(
-    run: Run,
-    recipe: Recipe,
-    one: AdapterOutcome,
-    trained: StageResult,
-    *,
-    base: StageResult,
-    data: StageResult,
-    scores: Scores,
-) -> None:
-    """Judge one trained adapter and, with a PASS, merge and publish it; `one` keeps what came of it.
+def release(run: Run, recipe: Recipe, one: AdapterOutcome, base: StageResult) -> None:
+    """With a PASS, merge and publish one adapter; `one` keeps what came of it.
 
-    A prompt is only compared. A fully fine-tuned model is published as it is: there is nothing to merge.
+    A fully fine-tuned model is published as it is: there is nothing to merge.
     """
+    trained, data, verdict = one.trained, one.data, one.verdict
+    assert trained and data and verdict, "it was not judged, and bears no error"
     try:
-        one.judged, one.verdict = judge_adapter(run, recipe, one.adapter, trained, scores)
-        if one.method == "prompt":
-            return
-        gate(one.name, one.verdict, trained.ref.digest)
+        gate(one.name, verdict, trained.ref.digest)
         what_to_publish: tuple[Artifact, ...] = ("merged",) if one.method == "full" else recipe.publish.what
         artifacts = dict.fromkeys(what_to_publish, trained)
         if "merged" in artifacts and one.method != "full":
             artifacts["merged"] = one.merged = merge(run, one.name, base=base, data=data, trained=trained)
-        lineage = Lineage(trained=trained, base=base, data=data, verdict=one.verdict)
+        lineage = Lineage(trained=trained, base=base, data=data, verdict=verdict)
         for place in recipe.publish.to:
             for what, artifact in artifacts.items():
                 one.published.append(publish(run, recipe, one.adapter, what, place, artifact, lineage))

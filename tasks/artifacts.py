@@ -45,10 +45,14 @@ class AdapterOutcome:
 
     adapter: Adapter
     quantization: Literal["none", "nf4"]
+    data: StageResult | None = None
     trained: StageResult | None = None  # for a prompt, its examples
     judged: StageResult | None = None
     merged: StageResult | None = None
     verdict: dict[str, Any] | None = None  # the content of verdict.json
+    cells: dict[str, list[StageResult]] = field(default_factory=dict)  # its records, by task
+    cure: dict[str, Any] | None = None  # what was tried when it forgot, and what was kept
+    win_rate: dict[str, Any] | None = None  # what the recipe's judge said of its answers
     published: list[dict[str, Any]] = field(default_factory=list)
     error: str | None = None
 

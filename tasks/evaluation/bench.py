@@ -8,63 +8,101 @@ from types import MethodType
 from typing import Any
 
 import torch
-from lm_eval.models.huggingface import HFLM
 from peft import PeftModel
 from torch import nn
 from transformers import AutoTokenizer
 
 from infra.errors import StageError
-from tasks.training.models import Quantization, load_base
+from tasks.evaluation.forest import Plans
+from tasks.evaluation.noising import noised
+from tasks.evaluation.onednn import through_onednn
+from tasks.evaluation.shared import Footing, SharedLM
+from tasks.evaluation.suited import why_unsuited
+from tasks.training.models import COMPUTE_DTYPE, Quantization, load_base
 
 
 class Bench:
     """Hands out each side's model in turn."""
 
-    def __init__(self, base: Path, quantization: Quantization, device: str, batch_size: int):
+    def __init__(
+        self,
+        base: Path,
+        quantization: Quantization,
+        device: str,
+        batch_size: int,
+        dtype: torch.dtype = COMPUTE_DTYPE,
+    ):
         self.tokenizer = AutoTokenizer.from_pretrained(base)
-        self._folder, self._quantization, self._device = base, quantization, device
+        self._folder, self._quantization, self._device, self._dtype = base, quantization, device, dtype
         self._batch_size = batch_size
+        self._plans = Plans()
         self._base: Any = None
+        self._unsuited: str | None = None  # why the base cannot be scored on the shared path
         self._plain: torch.Tensor | None = None  # the base's probe logits
 
     @contextmanager
-    def answering_as(self, adapter: Path | None) -> Iterator[HFLM]:
+    def answering_as(self, adapter: Path | None) -> Iterator[SharedLM]:
         """lm-eval's model of one side: the base itself for None, else the base with this adapter on it.
 
         StageError if the adapter leaves the logits as they are: then the base would be scored under its name.
         """
         base = self._loaded()
         if adapter is None:
-            yield self._as_lm(base)
+            yield self._as_lm(base, self._unsuited)
             return
-        adapted = PeftModel.from_pretrained(base, adapter).eval()
-        try:
-            self._refuse_unchanged(adapted, f"{adapter}: the adapter")
-            yield self._as_lm(adapted)
-        finally:
-            self._base = adapted.unload()
+        with self._wearing(PeftModel.from_pretrained(base, adapter), f"{adapter}: the adapter") as lm:
+            yield lm
 
     @contextmanager
-    def answering_as_model(self, folder: Path) -> Iterator[HFLM]:
+    def answering_as_noised(self, seed: int, strength: float) -> Iterator[SharedLM]:
+        """The base damaged on purpose: to every linear layer is added noise of `strength` times the layer's norm."""
+        with self._wearing(noised(self._loaded(), seed, strength), f"noise of {strength} times the weights") as lm:
+            yield lm
+
+    @contextmanager
+    def answering_again(self) -> Iterator[SharedLM]:
+        """The base in batches of another size: how its answers differ from the base's is the engine's noise floor."""
+        base = self._loaded()
+        yield self._as_lm(base, self._unsuited, batch_size=self._batch_size // 2 or 2)
+
+    @contextmanager
+    def answering_as_model(self, folder: Path) -> Iterator[SharedLM]:
         """The same of a fully fine-tuned model. The base leaves the memory for it, and is loaded again on need."""
         if self._plain is None:
             self._loaded()
         self._base = None
         gc.collect()
-        model = load_base(folder, "none", self._device).eval()
+        model = load_base(folder, "none", self._device, self._dtype).eval()
+        through_onednn(model)
         self._refuse_unchanged(model, f"{folder}: the fine-tuned model")
-        yield self._as_lm(model)
+        yield self._as_lm(model, why_unsuited(model, self.tokenizer))
+
+    @contextmanager
+    def _wearing(self, adapted: Any, name: str) -> Iterator[SharedLM]:
+        """The base with an adapter on it, which is taken off again."""
+        try:
+            adapted.eval()
+            self._refuse_unchanged(adapted, name)
+            yield self._as_lm(adapted, self._unsuited)
+        finally:
+            self._base = adapted.unload()
 
     def _loaded(self) -> Any:
         if self._base is None:
-            self._base = load_base(self._folder, self._quantization, self._device).eval()
+            self._base = load_base(self._folder, self._quantization, self._device, self._dtype).eval()
             _keep_packed(self._base)
+            through_onednn(self._base)
             self._probe_logits(self._base)  # packs the weights, so that every side is answered from the same ones
             self._plain = self._probe_logits(self._base)
+            self._unsuited = why_unsuited(self._base, self.tokenizer)
         return self._base
 
-    def _as_lm(self, model: Any) -> HFLM:
-        return _language_model(HFLM, model, self.tokenizer, self._batch_size)
+    def _as_lm(self, model: Any, unsuited: str | None, batch_size: int | None = None) -> SharedLM:
+        as_base = model.disable_adapter if isinstance(model, PeftModel) else None
+        if as_base and model.active_peft_config.is_prompt_learning:
+            unsuited = "its adapter puts tokens of its own before every row"
+        footing = Footing(self._plans, unsuited, as_base)
+        return SharedLM(model, self.tokenizer, batch_size or self._batch_size, footing)
 
     def _refuse_unchanged(self, model: Any, name: str) -> None:
         if self._plain is not None and torch.equal(self._probe_logits(model), self._plain):
@@ -86,24 +124,3 @@ def _keep_packed(model: Any) -> None:
     for module in model.modules():
         if type(module).__name__ == "Linear4bit":
             module._save_to_state_dict = MethodType(nn.Linear._save_to_state_dict, module)
-
-
-class _AsTrained(HFLM):
-    """Prompts and answers are tokenised apart and nothing is put before them, as in training.
-
-    HFLM by itself tokenises the sum of both, moves a prompt's last spaces into the answer, and lets the tokenizer put
-    its begin token before whatever has none.
-    """
-
-    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        return self.tok_encode(context), self.tok_encode(continuation)
-
-
-def as_trained(lm: HFLM) -> HFLM:
-    """The same model, asked as it was trained: for an adapter's own tasks, not for those of lm-eval."""
-    return _language_model(_AsTrained, lm.model, lm.tokenizer, lm.batch_size, add_bos_token=False)
-
-
-def _language_model(kind: type[HFLM], model: Any, tokenizer: Any, batch_size: int, **options: Any) -> HFLM:
-    # Log-probabilities in float32: a softmax in bfloat16 rounds a document's sum to the nearest half.
-    return kind(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, softmax_dtype="float32", **options)

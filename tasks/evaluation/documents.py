@@ -3,7 +3,7 @@
 All are rendered by the function that rendered the training rows, so that the model is asked as it was taught. The
 kind of row (see tasks/training/rendering.py) says what the target is:
 
-    chat, plain   exact match of the greedy answer
+    chat, plain   the greedy answer by `metric` (see tasks/evaluation/answers.py)
     preference    accuracy: the chosen answer, with its end token, has the higher log-likelihood; a tie counts as wrong
     text          mean negative log-likelihood per token of the whole text, in nats (nll_per_token)
 
@@ -13,7 +13,8 @@ A document is the same whether examples stand before its question or not, so tha
 from collections.abc import Sequence
 from typing import Any
 
-from infra.errors import StageError
+from infra.errors import Fault, RequestError, StageError
+from tasks.evaluation.answers import SCORES
 from tasks.prompting.shots import plain_stop, with_shots
 from tasks.training.rendering import render_pair, render_prompt
 
@@ -28,14 +29,19 @@ def target_task(
     rows: Sequence[Row],
     *,
     max_new_tokens: int,
+    metric: str = "exact_match",
     prompting: dict[str, Any] = NO_SHOTS,
     room: int | None = None,
 ) -> dict[str, Any]:
     """The lm-eval task (its config) that scores `rows`, with the examples of `prompting` before each question.
 
-    StageError if question and answer take more than `room` tokens: lm-eval would cut the first examples in silence.
+    StageError if there are no rows, or if question and answer take more than `room` tokens: lm-eval would cut the first
+    examples in silence. RequestError if `metric` does not fit the kind of row.
     """
-    if rows and "text" in rows[0]:
+    if not rows:
+        raise StageError(f"{name}: there are no rows to score.")
+    check_metric(rows[0], metric)
+    if "text" in rows[0]:
         return perplexity_task(name, [{"text": row["text"]} for row in rows])
     asked: dict[str, str] = {}  # what the model reads, by the question alone
     documents: list[Document] = []
@@ -51,10 +57,21 @@ def target_task(
                 f"{name}: with {prompting['num_fewshot']} examples the longest question and {max_new_tokens} tokens of "
                 f"answer take {longest} tokens, and the model reads {room}; lower num_fewshot."
             )
-    if rows and "chosen" in rows[0]:
+    if "chosen" in rows[0]:
         return choice_task(name, documents, asked)
     until = [tokenizer.eos_token, *plain_stop(prompting["shots"])]
-    return generation_task(name, documents, asked, until=until, max_new_tokens=max_new_tokens)
+    return generation_task(name, documents, asked, until=until, max_new_tokens=max_new_tokens, metric=metric)
+
+
+def check_metric(row: Row, metric: str) -> None:
+    """RequestError for a target metric that rows of this kind do not have; exact_match is the recipe's default."""
+    if metric not in SCORES:
+        raise RequestError(Fault(f"{metric!r} is none of {', '.join(SCORES)}", "target.metric"))
+    for column, kind, own in (("chosen", "preference pairs", "acc"), ("text", "plain text", "nll_per_token")):
+        if column in row and metric != "exact_match":
+            raise RequestError(
+                Fault(f"{metric!r} scores an answer, and {kind} are scored by {own}; leave it out", "target.metric")
+            )
 
 
 def _answers(tokenizer: Any, row: Row) -> Document:
@@ -75,14 +92,21 @@ def probe_task(name: str, tokenizer: Any, questions: Sequence[str], *, max_new_t
 
 
 def generation_task(
-    name: str, documents: list[Document], asked: dict[str, str], *, until: list[str], max_new_tokens: int
+    name: str,
+    documents: list[Document],
+    asked: dict[str, str],
+    *,
+    until: list[str],
+    max_new_tokens: int,
+    metric: str = "exact_match",
 ) -> dict[str, Any]:
-    """Ask greedily and score exact match."""
+    """Ask greedily and score the answer against the row's."""
+    score = SCORES[metric]
     return {
-        **_task(name, documents, "generate_until", "exact_match", higher_is_better=True),
+        **_task(name, documents, "generate_until", metric, higher_is_better=True),
         "doc_to_text": lambda document: asked[document["prompt"]],
         "doc_to_target": lambda document: document["answer"],
-        "process_results": lambda document, results: {"exact_match": float(results[0].strip() == document["answer"])},
+        "process_results": lambda document, results: {metric: score(results[0], document["answer"])},
         "generation_kwargs": {"until": until, "max_gen_toks": max_new_tokens, "do_sample": False},
     }
 

@@ -6,25 +6,28 @@ The base's cells hold nothing of any adapter but the documents, so the base is s
 ever, whichever methods are compared with it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from platform import python_version_tuple
 from typing import Any
 
 from infra.errors import StageError
+from infra.settings import scratch_folder
 from tasks.artifacts import StageResult
 from tasks.caching import Work, library_versions
 from tasks.evaluation.catalogue import folder_digest
+from tasks.evaluation.finishing import discard
 from tasks.recipe.schema import Adapter, Recipe
 from tasks.runs import Run
 
-VERSION = 2
+VERSION = 3
 PROBES = "probes"
 PROBE_TOKENS = 32  # longest answer to a probe
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "lm_eval")
-Scores = dict[str, dict[str, StageResult]]  # side -> cell -> result
 BASE = "base"  # the side that is no adapter
+SELF_TEST_DOCUMENTS = 128  # a damaged model is noticed on fewer documents than a verdict takes
+Scores = dict[str, dict[str, list[StageResult]]]  # side -> cell -> results, one for each look
 
 
 @dataclass(frozen=True)
@@ -46,27 +49,39 @@ class Cell:
         return self.work.key
 
 
+@dataclass(frozen=True)
+class SelfTest:
+    """A side that shows what the general tasks notice: the base in other batches, or a damaged adapter."""
+
+    side: str
+    role: dict[str, Any]  # what the process makes of the base, see tasks/evaluation/engine.py
+    adapter: StageResult | None = None  # for one that was trained
+
+
 def target_name(adapter: str, split: str) -> str:
     return f"{adapter}.{split}"
 
 
 def cells_of(
     recipe: Recipe,
-    adapters: Sequence[Adapter],
+    members: Mapping[str, Adapter],
     *,
     quantization: str,
     device: str,
     base: StageResult,
-    data: dict[str, StageResult],
-    trained: dict[str, StageResult],
+    data: Mapping[str, StageResult],
+    trained: Mapping[str, StageResult],
     folder_of: Callable[[StageResult], str],
+    look: int = 1,
+    self_tests: Sequence[SelfTest] = (),
 ) -> list[Cell]:
-    """Every cell of `adapters` (which share `quantization`) and of their base, the base's first.
+    """Every cell of `members` (side -> adapter; all share `quantization`) and of their base, the base's first.
 
-    A prompt is asked its own target only: its weights are the base's, so there is nothing that it could forget.
-    Without examples its cells are the base's own.
+    `trained` is by side, `data` by the adapter's name: several sides can be one adapter in several strengths. A prompt
+    is asked its own target only: its weights are the base's, so there is nothing that it could forget. Without
+    examples its cells are the base's own. Looks after the first hold further general documents and nothing else.
     """
-    evaluation = recipe.evaluation
+    evaluation, looks = recipe.evaluation, recipe.gate.looks
     versions = library_versions()
     common = {
         "engine": {name: versions[name] for name in LIBRARIES} | {"python": python_version_tuple()[:2]},
@@ -75,25 +90,29 @@ def cells_of(
         "device": device,
     }
     suites = folder_digest(evaluation.include_path)
-    prompts = {adapter.name: adapter.num_fewshot for adapter in adapters if adapter.method == "prompt"}
+    prompts = {side: one.num_fewshot for side, one in members.items() if one.method == "prompt"}
     asked: dict[str, tuple[dict[str, Any], dict[str, str], dict[str, Any]]] = {}
-    if len(prompts) < len(adapters):
+    whole = len(prompts) < len(members)
+    if whole:
+        how = {"include_path": evaluation.include_path, "confirm_run_unsafe_code": evaluation.confirm_run_unsafe_code}
         for task in evaluation.general:
-            spec = {"kind": "general", "name": task.task, **task.model_dump(exclude={"task", "margin"})}
-            asked[task.task] = (spec, {"suites": suites}, {"include_path": evaluation.include_path})
-    if evaluation.probes and len(prompts) < len(adapters):
+            spec = {"kind": "general", "name": task.task, **task.model_dump(exclude={"task", "margin", "tier"})}
+            if looks > 1:
+                spec["part"] = [look, looks]
+            asked[task.task] = (spec, {"suites": suites}, how)
+    checked = list(asked)
+    if evaluation.probes and whole and look == 1:
         spec = {"kind": "probe", "name": PROBES, "questions": evaluation.probes, "max_new_tokens": PROBE_TOKENS}
         asked[PROBES] = (spec, {}, {})
     general = list(asked)
     targets: dict[str, list[str]] = {}
-    for adapter in adapters:
-        for split in adapter.target.splits:
-            name = target_name(adapter.name, split)
-            target = adapter.target.model_dump(include={"max_new_tokens", "limit"})
+    for side, adapter in members.items():
+        targets[side] = [target_name(adapter.name, split) for split in adapter.target.splits] if look == 1 else []
+        for name, split in zip(targets[side], adapter.target.splits, strict=False):
+            target = adapter.target.model_dump(include={"max_new_tokens", "limit", "metric"})
             spec = {"kind": "target", "split": split, **target}
             job = {"name": name, "data": folder_of(data[adapter.name])}
             asked[name] = (spec, {"data": data[adapter.name].ref.digest}, job)
-            targets.setdefault(adapter.name, []).append(name)
 
     def cell(side: str, name: str) -> Cell:
         spec, upstream, job = asked[name]
@@ -104,8 +123,19 @@ def cells_of(
             upstream["adapter"] = trained[side].ref.digest
         return Cell(side, name, {**common, **spec}, upstream, {**spec, **job})
 
-    own = {BASE: [name for names in targets.values() for name in names], **targets}
-    return [cell(side, name) for side in own for name in [*([] if side in prompts else general), *own[side]]]
+    def damaged(test: SelfTest, name: str) -> Cell:
+        spec, upstream, job = asked[name]
+        spec = {**spec, "self_test": test.role}
+        if looks == 1:
+            spec["limit"] = min(spec["limit"] or SELF_TEST_DOCUMENTS, SELF_TEST_DOCUMENTS)
+        upstream = {"base": base.ref.digest, **upstream}
+        if test.adapter:
+            upstream["adapter"] = test.adapter.ref.digest
+        return Cell(test.side, name, {**common, **spec}, upstream, {**spec, **job})
+
+    own = {BASE: list(dict.fromkeys(name for names in targets.values() for name in names)), **targets}
+    cells = [cell(side, name) for side in own for name in [*([] if side in prompts else general), *own[side]]]
+    return cells + [damaged(test, name) for test in self_tests for name in checked]
 
 
 def score(
@@ -116,7 +146,8 @@ def score(
 ) -> tuple[Scores, dict[str, str]]:
     """({side: {cell: result}}, {side: why it failed}).
 
-    `score_missing(sides, work)` runs the process for the cells that are not in the store, on first need.
+    `score_missing(sides, work)` runs the process for the cells that are not in the store, on first need. What an
+    evaluation finished before it was stopped lies in work/cells, and the next one that needs it, of any run, takes it.
     """
     store = run.store
     missing: dict[str, Cell] = {}  # by key: adapters with the same rows share their base's cells
@@ -124,13 +155,12 @@ def score(
         if store.lookup("score", cell.key) is None:
             missing.setdefault(cell.key, cell)
     answer: dict[str, Any] = {}
-    folder: dict[str, Path] = {}
+    folder = {key: scratch_folder(store) / "cells" / key[:16] for key in missing}
 
     def make_for(cell: Cell) -> Callable[[Path, Path], dict[str, Any]]:
         def make(work: Path, output: Path) -> dict[str, Any]:
             if not answer:
                 process = work.parent / f"evaluate-{cell.key[:12]}"
-                folder.update({key: process / "cells" / key[:16] for key in missing})
                 answer.update(score_missing(_sides(list(missing.values()), folder), process))
             if cell.key not in answer["facts"]:
                 raise StageError(answer["failed"].get(cell.side, f"{cell.side}: {cell.name} was not scored."))
@@ -152,7 +182,9 @@ def score(
                 raise
             failed[cell.side] = str(error)
             continue
-        scores.setdefault(cell.side, {})[cell.name] = result
+        scores.setdefault(cell.side, {})[cell.name] = [result]
+    for leftover in folder.values():
+        discard(leftover)
     return scores, failed
 
 

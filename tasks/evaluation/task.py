@@ -1,14 +1,15 @@
 """Evaluation as a Prefect task: all that share a base in one precision, beside that base, in one process."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger, task
 
 from infra.gpus import device_slot, devices
-from tasks.artifacts import StageResult, quantization_of
-from tasks.evaluation.scoring import BASE, Scores, cells_of, score
-from tasks.recipe.schema import Recipe
+from tasks.artifacts import StageResult
+from tasks.evaluation.scoring import BASE, Scores, SelfTest, cells_of, score
+from tasks.recipe.schema import Adapter, Recipe
 from tasks.retrying import STAGE
 from tasks.runs import Run, child
 from tasks.training.launching import device_environment
@@ -22,24 +23,29 @@ def evaluate(
     recipe: Recipe,
     quantization: str,
     *,
+    members: Mapping[str, Adapter],
     base: StageResult,
-    data: dict[str, StageResult],
-    trained: dict[str, StageResult],
+    data: Mapping[str, StageResult],
+    trained: Mapping[str, StageResult],
+    look: int = 1,
+    self_tests: Sequence[SelfTest] = (),
 ) -> tuple[Scores, dict[str, str]]:
-    """Scores of the base in this precision and of all that are compared with it; and why one could not be scored."""
+    """Scores of the base in this precision and of `members` (side -> adapter); and why one could not be scored."""
     logger = get_run_logger()
     store = run.store
     kind = "cpu" if devices() == ["cpu"] else "cuda"
-    adapters = [a for a in recipe.adapters if a.name in trained and quantization_of(recipe, a) == quantization]
     cells = cells_of(
-        *(recipe, adapters),
+        *(recipe, members),
         quantization=quantization,
         device=kind,
         base=base,
         data=data,
         trained=trained,
         folder_of=lambda result: str(store.fetch(result.ref)),
+        look=look,
+        self_tests=self_tests,
     )
+    made_for_tests = {test.side: test for test in self_tests}
 
     def show(event: dict[str, Any]) -> None:
         shown = "answered" if event["score"] is None else f"{event['metric']} {event['score']:.3f}"
@@ -48,8 +54,11 @@ def evaluate(
             *(event["side"], event["task"], shown, event["done"], event["of"], event["n"], event["scored_in_seconds"]),
         )
 
-    def on_base(side: str) -> dict[str, str]:
+    def on_base(side: str) -> dict[str, Any]:
         """{role: folder} of what answers on this side; nothing for the base itself and its prompts."""
+        if side in made_for_tests:
+            test = made_for_tests[side]
+            return {"adapter": str(store.fetch(test.adapter.ref))} if test.adapter else test.role
         role = None if side == BASE else ROLES.get(trained[side].ref.kind)
         return {role: str(store.fetch(trained[side].ref))} if role else {}
 

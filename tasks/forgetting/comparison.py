@@ -56,4 +56,6 @@ def over_prompting(
 
 def _asked(one: AdapterOutcome, data: Mapping[str, StageResult]) -> tuple[str, dict[str, Any]]:
     """The rows and how they are asked; the wanted gain is the gate's business."""
-    return data[one.name].ref.digest, one.adapter.target.model_dump(include={"decides", "limit", "max_new_tokens"})
+    return data[one.name].ref.digest, one.adapter.target.model_dump(
+        include={"decides", "limit", "max_new_tokens", "metric"}
+    )

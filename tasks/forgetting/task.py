@@ -1,95 +1,179 @@
-"""The gate as Prefect tasks: the verdict on one adapter, and the door that only a PASS opens.
+"""The gate as Prefect tasks: what the records say of one adapter, the verdicts on a fleet, and the door.
 
-A target's `gain` is a share of documents or, for a loss per token, of perplexity: the gain g means that perplexity
-falls by more than the share g, so the mean loss by more than -log(1 - g) nats. A general task's margin m lets
-perplexity rise by the share m: log(1 + m) nats.
+    records of base and adapter -> compare: a test for each task, and the flips
+                                -> judge: all adapters of a fleet together, because each is one more chance to be wrong
+                                -> gate
+
+A target's `gain` is a mean score between 0 and 1 or, for a loss per token, a share of perplexity: the gain g means that
+perplexity falls by more than the share g, so the mean loss by more than -log(1 - g) nats. A general task's margin m
+lets perplexity rise by the share m: log(1 + m) nats.
 """
 
 import json
 import math
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prefect import get_run_logger, task
 
 from tasks.artifacts import StageResult
 from tasks.caching import Work
-from tasks.evaluation.records import scores_by_document
+from tasks.evaluation.records import chance_of, clusters_by_document, read_records, scores_by_document
 from tasks.evaluation.scoring import BASE, Scores, target_name
-from tasks.forgetting.verdict import Role, TaskVerdict, compare, judge
+from tasks.forgetting.family import judge_fleet
+from tasks.forgetting.flips import flips_of, write_flips
+from tasks.forgetting.verdict import Role, TaskVerdict, compare
 from tasks.publishing.release import require_pass
 from tasks.recipe.schema import Adapter, Recipe
 from tasks.retrying import GATE
 from tasks.runs import Run
 
+FLIPS = "flips"  # folder of a verdict: one file a task
 
-@task(name="judge", task_run_name="judge {adapter.name}", **GATE)
-def judge_adapter(
-    run: Run, recipe: Recipe, adapter: Adapter, trained: StageResult, scores: Scores
-) -> tuple[StageResult, dict[str, Any]]:
-    """The stored verdict on one adapter, and its content.
 
-    A prompt has the base's weights: it is compared with the base on its own target, which does not vote, and the
-    verdict on it is None.
+def questions_of(recipe: Recipe, adapter: Adapter) -> list[dict[str, Any]]:
+    """What is asked of an adapter: each task with its margin, its weight in the verdict, and what it is compared with.
+
+    A prompt has the base's weights: it is compared with the base on its own target, which does not vote.
+    """
+    is_prompt = adapter.method == "prompt"
+    questions: list[dict[str, Any]] = []
+    for one in () if is_prompt else recipe.evaluation.general:
+        margin = one.margin or recipe.gate.margin
+        questions.append({"role": "general", "task": one.task, "margin": margin, "tier": one.tier, "decides": True})
+    for split in adapter.target.splits:
+        decides = split == adapter.target.decides
+        over = adapter.target.over if decides and not is_prompt else BASE
+        name, gain = target_name(adapter.name, split), adapter.target.gain
+        questions.append({"role": "target", "task": name, "margin": gain, "decides": decides and not is_prompt})
+        questions[-1] |= {"over": over, "split": split}
+    return questions
+
+
+@task(name="compare", task_run_name="compare {side}", **GATE)
+def compare_adapter(
+    run: Run, recipe: Recipe, side: str, adapter: Adapter, scores: Scores, prompted: Scores, *, alpha: float
+) -> StageResult:
+    """What the records of one side say, task by task: the tests before any correction, and the flips.
+
+    `scores` are those of the adapter's own precision, `prompted` those of all prompts, by name.
     """
     store = run.store
     is_prompt = adapter.method == "prompt"
-    general = () if is_prompt else recipe.evaluation.general
-    questions: list[tuple[Role, str, float, bool]]
-    questions = [("general", one.task, one.margin or recipe.gate.margin, True) for one in general]
-    questions += [
-        (
-            "target",
-            target_name(adapter.name, split),
-            adapter.target.gain,
-            split == adapter.target.decides and not is_prompt,
-        )
-        for split in adapter.target.splits
-    ]
+    questions = questions_of(recipe, adapter)
+
+    def parts(of: Scores, one_side: str, name: str) -> list[StageResult]:
+        return of[one_side][name]
+
+    def reference(question: Mapping[str, Any]) -> list[StageResult]:
+        over = question.get("over", BASE)
+        if over == BASE:
+            return parts(scores, BASE, question["task"])
+        return parts(prompted, over, target_name(over, question["split"]))
+
     used = {
-        f"{side} {name}": scores[side][name].ref.digest for _, name, _, _ in questions for side in (BASE, adapter.name)
+        f"{who} {question['task']} {number}": part.ref.digest
+        for question in questions
+        for who, some in (("base", reference(question)), ("own", parts(scores, side, question["task"])))
+        for number, part in enumerate(some)
     }
 
-    def verdict_on(role: Role, name: str, margin: float, decides: bool) -> TaskVerdict:
-        facts = scores[BASE][name].facts
-        base, own = (
-            scores_by_document(
-                store.fetch(scores[side][name].ref) / "records.parquet", "doc_digest" if is_prompt else "prompt_digest"
-            )
-            for side in (BASE, adapter.name)
-        )
+    def files(some: list[StageResult]) -> list[Path]:
+        return [store.fetch(part.ref) / "records.parquet" for part in some]
+
+    def one_task(question: Mapping[str, Any], output: Path) -> TaskVerdict:
+        own = parts(scores, side, question["task"])
+        over = question.get("over", BASE)
+        same: Literal["prompt_digest", "doc_digest"] = "doc_digest" if is_prompt or over != BASE else "prompt_digest"
+        before, after = files(reference(question)), files(own)
+        facts, role = own[0].facts, question["role"]
+        lists = [[record for path in paths for record in read_records(path)] for paths in (before, after)]
+        found = flips_of(*lists, higher_is_better=facts["higher_is_better"])
+        write_flips(output / FLIPS / f"{question['task']}.jsonl", found)
+        margin = question["margin"]
         return compare(
-            task=name,
+            task=question["task"],
             role=role,
             metric=facts["metric"],
-            base=base,
-            adapter=own,
+            base=scores_by_document(before, same),
+            adapter=scores_by_document(after, same),
             margin=in_nats(role, margin) if facts["metric"] == "nll_per_token" else margin,
-            alpha=recipe.gate.alpha,
+            alpha=alpha,
             higher_is_better=facts["higher_is_better"],
-            decides=decides,
+            decides=question["decides"],
+            tier=question.get("tier", "critical"),
+            clusters=clusters_by_document(after, same),
+            chance=chance_of(after),
+            kl=_mean_kl(own),
+            over="the base" if over == BASE else over,
         )
 
     def make(work: Path, output: Path) -> dict[str, Any]:
-        tasks = [verdict_on(*question) for question in questions]
-        verdict, reasons = (None, []) if is_prompt else judge(tasks)
-        content = {
-            "adapter": adapter.name,
-            "adapter_digest": trained.ref.digest,
-            "verdict": verdict,
-            "reasons": reasons,
-            "tasks": [one.model_dump() for one in tasks],
-        }
-        (output / "verdict.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-        return {"verdict": verdict}
+        (output / FLIPS).mkdir()
+        tasks = [one_task(question, output).model_dump() for question in questions]
+        (output / "tasks.json").write_text(json.dumps(tasks, indent=1, ensure_ascii=False) + "\n")
+        return {"tasks": len(tasks)}
 
-    spec = {"questions": questions, "alpha": recipe.gate.alpha}
-    upstream = {"adapter": trained.ref.digest, **used}
-    result = run.once(Work("judge", 1, "verdicts", adapter.name, spec, upstream), make)
-    content = json.loads((store.fetch(result.ref) / "verdict.json").read_text())
-    said = "compared with the base" if is_prompt else content["verdict"]
-    get_run_logger().info("%s: %s. %s", adapter.name, said, " ".join(content["reasons"]))
-    return result, content
+    return run.once(Work("compare", 1, "comparisons", side, {"questions": questions, "alpha": alpha}, used), make)
+
+
+def _mean_kl(parts: list[StageResult]) -> float | None:
+    """Mean KL divergence from the base over the scored tokens that it was measured on, in nats; None if on none."""
+    known = [(part.facts["kl"], part.facts["kl_tokens"]) for part in parts if part.facts.get("kl") is not None]
+    tokens = sum(count for _, count in known)
+    return sum(kl * count for kl, count in known) / tokens if tokens else None
+
+
+@task(name="judge", **GATE)
+def judge_adapters(
+    run: Run,
+    members: Mapping[str, Adapter],
+    trained: Mapping[str, StageResult],
+    compared: Mapping[str, StageResult],
+    *,
+    alpha: float,
+    pool_margin: float,
+    adjust: Literal["holm", "none"],
+) -> dict[str, tuple[StageResult, dict[str, Any]]]:
+    """{side: the stored verdict, and its content}; all that are judged together are one family. A prompt's is None."""
+    logger = get_run_logger()
+    folders = {side: run.store.fetch(result.ref) for side, result in compared.items()}
+    tasks = {
+        side: [TaskVerdict.model_validate(one) for one in json.loads((folder / "tasks.json").read_text())]
+        for side, folder in folders.items()
+    }
+    family = [side for side in compared if members[side].method != "prompt"]
+    judged = judge_fleet({side: tasks[side] for side in family}, alpha=alpha, pool_margin=pool_margin, adjust=adjust)
+    spec = {"alpha": alpha, "pool_margin": pool_margin, "adjust": adjust}
+    together = {f"family {side}": compared[side].ref.digest for side in family}
+    answers = {}
+    for side, result in compared.items():
+        one = judged.get(side)
+        content = {
+            "adapter": members[side].name,
+            "adapter_digest": trained[side].ref.digest,
+            "verdict": one.verdict if one else None,
+            "reasons": one.reasons if one else [],
+            "tasks": [task.model_dump() for task in (one.tasks if one else tasks[side])],
+            "rule": spec,
+        } | (one.model_dump(include={"warnings", "pool", "p_value", "p_adjusted"}) if one else {})
+        upstream = {"adapter": trained[side].ref.digest, "own": result.ref.digest, **(together if one else {})}
+        stored = run.once(Work("judge", 2, "verdicts", side, spec, upstream), _writer(content, folders[side]))
+        answers[side] = stored, content
+        said = f"{one.verdict}. {' '.join(one.reasons)}" if one else "compared with the base."
+        logger.info("%s: %s", side, said)
+    return answers
+
+
+def _writer(content: dict[str, Any], compared: Path) -> Any:
+    def make(work: Path, output: Path) -> dict[str, Any]:
+        shutil.copytree(compared / FLIPS, output / FLIPS)
+        (output / "verdict.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        return {"verdict": content["verdict"]}
+
+    return make
 
 
 def in_nats(role: Role, share: float) -> float:

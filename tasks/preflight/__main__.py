@@ -1,8 +1,9 @@
 """`python -m tasks.preflight job.json`: what can be known of a fleet before any weight is trained.
 
 Per adapter: does target_modules match, how many parameters train, can every row be trained on, how many steps, and
-what looks like a mistake; and for all: are the general tasks known to lm-eval. It reads the architecture and the
-tokenizer, never the weights, and reports the faults of all adapters at once.
+what looks like a mistake; and for all: are the general tasks known to lm-eval, with the metrics that are asked for, and
+do any run code without permission. It reads the architecture and the tokenizer, never the weights, and reports the
+faults of all adapters at once.
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,9 @@ from transformers import AutoTokenizer
 
 from infra import stage_process
 from infra.errors import Fault, RequestError
-from tasks.evaluation.catalogue import unknown_tasks
+from tasks.evaluation.catalogue import task_faults
+from tasks.evaluation.documents import check_metric
+from tasks.ingestion.dataset import read_jsonl
 from tasks.preflight.guards import measure_rows
 from tasks.training import methods
 from tasks.training.models import add_adapter, meta_base
@@ -23,12 +26,13 @@ def run(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     base = Path(job["base"])
     tokenizer = AutoTokenizer.from_pretrained(base)
     facts: dict[str, Any] = {}
-    faults = unknown_tasks(job["general"], job["include_path"])
+    faults = task_faults(job["general"], job["include_path"], permitted=job["confirm_run_unsafe_code"])
     for adapter in job["adapters"]:
         facts[adapter["name"]] = {}
         for measure in (
             lambda: count_parameters(base, adapter),  # noqa: B023 - called before the loop goes on
             lambda: measure_rows(tokenizer, Path(adapter["data"]), adapter),  # noqa: B023
+            lambda: fit_metric(Path(adapter["data"]), adapter["metric"]),  # noqa: B023
         ):
             try:
                 facts[adapter["name"]] |= measure()
@@ -46,6 +50,12 @@ def count_parameters(base: Path, adapter: Mapping[str, Any]) -> dict[str, int]:
     if not trainable:
         raise RequestError("no parameter of this model would be trained; look at target_modules.")
     return {"trainable_params": trainable, "total_params": total}
+
+
+def fit_metric(data: Path, metric: str) -> dict[str, Any]:
+    """No figures; RequestError if the target's metric cannot score rows of this kind."""
+    check_metric(read_jsonl(data / "train.jsonl")[0], metric)
+    return {}
 
 
 if __name__ == "__main__":

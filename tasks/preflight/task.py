@@ -5,9 +5,12 @@ from typing import Any
 
 from prefect import get_run_logger, task
 
+from infra.errors import RequestError
 from tasks.artifacts import StageResult
 from tasks.caching import Work, library_versions
+from tasks.curing.replay import read_prompts
 from tasks.evaluation.catalogue import folder_digest
+from tasks.judging.check import judge_faults
 from tasks.recipe.schema import Recipe
 from tasks.retrying import STAGE
 from tasks.runs import Run, child
@@ -17,18 +20,28 @@ from tasks.runs import Run, child
 def preflight(run: Run, recipe: Recipe, base: StageResult, data: dict[str, StageResult]) -> StageResult:
     """Counts of parameters, steps and tokens per adapter; fails with every fault of the fleet."""
     logger = get_run_logger()
+    faults = judge_faults(recipe.evaluation.judge) if recipe.evaluation.judge else []
+    if recipe.cure and recipe.cure.replay:
+        read_prompts(recipe.cure.replay.prompts)
+    if faults:
+        raise RequestError(faults)
     adapters: list[dict[str, Any]] = [
         {
             **a.model_dump(mode="json", include={"name", "method"}),
             **{key: getattr(a, key).model_dump(mode="json") for key in ("lora", "training", "accelerate")},
             "near_copies": data[a.name].facts.get("near_copies", 0),
+            "metric": a.target.metric,
         }
         for a in recipe.adapters
         if a.method != "prompt"
     ]
-    general = [task.task for task in recipe.evaluation.general]
-    spec = {"adapters": adapters, "general": general, "versions": library_versions()}
-    upstream = {"base": base.ref.digest, "suites": folder_digest(recipe.evaluation.include_path)}
+    evaluation = recipe.evaluation
+    checked = {
+        "general": [one.model_dump(mode="json", include={"task", "metric"}) for one in evaluation.general],
+        "confirm_run_unsafe_code": evaluation.confirm_run_unsafe_code,
+    }
+    spec = {"adapters": adapters, **checked, "versions": library_versions()}
+    upstream = {"base": base.ref.digest, "suites": folder_digest(evaluation.include_path)}
     upstream |= {f"data {name}": result.ref.digest for name, result in data.items()}
 
     def make(work: Path, output: Path) -> dict[str, Any]:
@@ -36,8 +49,8 @@ def preflight(run: Run, recipe: Recipe, base: StageResult, data: dict[str, Stage
         job = {
             "base": str(store.fetch(base.ref)),
             "adapters": [{**a, "data": str(store.fetch(data[a["name"]].ref))} for a in adapters],
-            "general": general,
-            "include_path": recipe.evaluation.include_path,
+            **checked,
+            "include_path": evaluation.include_path,
         }
         facts = child("tasks.preflight", job, work, on_line=logger.debug)
         (output / "adapters.txt").write_text("\n".join(sorted(facts)) + "\n")

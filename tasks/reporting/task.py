@@ -28,15 +28,18 @@ def report(
     made: Sequence[StageResult],
     scores: Mapping[str, Scores],
     searches: Mapping[str, list[dict[str, Any]]],
+    self_tests: Sequence[dict[str, Any]],
     timings: Mapping[str, float],
 ) -> dict[str, Any]:
     """Write <store>/runs/<run-id>/summary.json and return its content."""
-    scored = [cell for sides in scores.values() for cells in sides.values() for cell in cells.values()]
+    scored = [
+        part for sides in scores.values() for cells in sides.values() for parts in cells.values() for part in parts
+    ]
     kept = [result for one in fleet for result in (one.trained, one.judged, one.merged) if result]
 
     def scores_of(name: str, task: str) -> dict[str, float]:
-        (cell,) = (sides[name][task] for sides in scores.values() if name in sides)
-        return scores_by_document(run.store.fetch(cell.ref) / "records.parquet", "doc_digest")
+        parts = next(one for one in fleet if one.name == name).cells[task]
+        return scores_by_document([run.store.fetch(part.ref) / "records.parquet" for part in parts], "doc_digest")
 
     summary = summarise(
         run_id=run.run_id,
@@ -48,6 +51,7 @@ def report(
         probes=_probes(run, recipe.evaluation.probes, scores),
         comparisons=over_prompting(fleet, data, scores_of, alpha=recipe.gate.alpha),
         searches=searches,
+        self_tests=self_tests,
         timings=timings,
     )
     run.store.write_json(f"runs/{run.run_id}/summary.json", summary)
@@ -69,7 +73,7 @@ def _probes(run: Run, questions: Sequence[str], scores: Mapping[str, Scores]) ->
         for side, cells in sides.items():
             if PROBES in cells:
                 name = f"{side} ({PRECISIONS[quantization]})" if side == BASE and several else side
-                records = read_records(run.store.fetch(cells[PROBES].ref) / "records.parquet")
+                records = read_records(run.store.fetch(cells[PROBES][0].ref) / "records.parquet")
                 answers[name] = [record["response"].strip() for record in records]
     return [
         {"question": question, "answers": {side: texts[index] for side, texts in answers.items()}}

@@ -59,6 +59,28 @@ def test_adapters_take_turns_and_the_base_is_itself_again(base: Path, tmp_path: 
             assert torch.equal(second, PeftModel.from_pretrained(plain_base, other).eval()(ids).logits)
 
 
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_the_base_against_itself_has_the_same_records_to_the_byte(
+    base: Path, tmp_path: Path, quantization: Any
+) -> None:
+    """Whoever answered in between: so no flip comes from the bench itself."""
+    bench = Bench(base, quantization, "cpu", batch_size=4)
+
+    def records(adapter: Path | None, turn: str) -> list[bytes]:
+        found = []
+        with bench.answering_as(adapter) as lm:
+            for task in ("capitals_choice", "capitals_open", "pydoc_perplexity"):
+                output = tmp_path / turn / task
+                output.mkdir(parents=True)
+                score_cell(lm, general(task), output)
+                found.append((output / "records.parquet").read_bytes())
+        return found
+
+    first = records(None, "first")
+    other = records(save_adapter(base, tmp_path / "adapter", 0.6), "adapter")
+    assert records(None, "again") == first and other[0] != first[0] and other[2] != first[2]
+
+
 def test_an_adapter_that_changes_nothing_is_refused(base: Path, tmp_path: Path) -> None:
     idle = save_adapter(base, tmp_path / "idle", 0.0)
     bench = Bench(base, "none", "cpu", batch_size=4)

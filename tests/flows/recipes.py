@@ -4,12 +4,37 @@
 data set, learned by every method and answered by prompting.
 """
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
 QUESTIONS = [{"question": f"Question {number}?"} for number in range(28)]
 MESSAGES = {"user": "{{ question }}", "assistant": "ok"}
+
+
+EASY = tuple("ok" * (1 + number % 7) + str(number) for number in range(110))  # what `learns` makes likelier
+
+
+def write_own_task(folder: Path, texts: Sequence[str] = EASY) -> Path:
+    """A folder with a perplexity task, on which the tiny base can be judged: at everything else it guesses."""
+    own = folder / "own"
+    own.mkdir(exist_ok=True)
+    (own / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    task = {
+        "task": "own_texts",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(own / "texts.jsonl")}},
+        "test_split": "test",
+        "output_type": "loglikelihood_rolling",
+        "doc_to_text": "",
+        "doc_to_target": "text",
+        "metric_list": [{"metric": "bits_per_byte"}],
+        "num_fewshot": 0,
+    }
+    (own / "own_texts.yaml").write_text(yaml.safe_dump(task))
+    return own
 
 
 def write_tiny_recipe(folder: Path, tiny_base: Path, /, **changes: object) -> Path:
@@ -28,8 +53,13 @@ def write_tiny_recipe(folder: Path, tiny_base: Path, /, **changes: object) -> Pa
         ],
         "evaluation": {
             "batch_size": 8,
-            "general": [{"task": "capitals_choice", "limit": 24, "margin": 0.9}],
+            "general": [
+                {"task": "capitals_choice", "limit": 24, "margin": 0.9},
+                {"task": "own_texts", "margin": 0.9},
+            ],
+            "include_path": str(write_own_task(folder)),
             "probes": ["What is the capital of the United Kingdom?"],
+            "self_tests": False,
         },
         "publish": {"what": ["adapter", "merged"], "to": [{"folder": str(folder / "published")}]},
     }

@@ -59,7 +59,13 @@ def test_a_prompt_is_compared_with_the_base_on_its_own_rows_alone(mixed: Finishe
 
 def test_the_base_is_scored_once_for_all_methods(mixed: FinishedRun) -> None:
     sides = [path.name.split("-")[:2] for path in (mixed.store / "scores").glob("base-*")]
-    assert sorted(cell for _, cell in sides) == ["capitals_choice", "probes", "shown.train", "tuned.held_out"]
+    assert sorted(cell for _, cell in sides) == [
+        "capitals_choice",
+        "own_texts",
+        "probes",
+        "shown.train",
+        "tuned.held_out",
+    ]
     assert mixed.summary["base"]["quantization"] == "none"
     (probe,) = mixed.summary["probes"]
     assert probe["answers"].keys() == {"base", "tuned", "whole"}

@@ -1,0 +1,38 @@
+"""What preflight says of the tasks: every fault of the recipe at once, before anything is trained."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.errors import RequestError
+from tasks.preflight.__main__ import fit_metric, run
+from tests.tiny import save_tiny_base
+
+
+def job(base: Path, *general: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    rest: dict[str, Any] = {"adapters": [], "include_path": None, "confirm_run_unsafe_code": False}
+    return {"base": str(base), "general": [{"metric": None, **one} for one in general], **rest, **changes}
+
+
+@pytest.mark.slow
+def test_every_fault_of_the_tasks_is_told_at_once(tmp_path: Path) -> None:
+    base = save_tiny_base(tmp_path / "base")
+    wrong = [{"task": "humaneval"}, {"task": "gsm8k", "metric": "acc"}, {"task": "capitals_choice"}]
+    with pytest.raises(RequestError) as told:
+        run(job(base, *wrong), tmp_path)
+    assert [fault.where for fault in told.value.faults] == ["evaluation.general"] * 2
+    assert "'humaneval' runs code" in str(told.value) and "'gsm8k' has no metric 'acc'" in str(told.value)
+    right = {**wrong[1], "metric": "exact_match"}
+    assert run(job(base, wrong[0], right, confirm_run_unsafe_code=True), tmp_path) == {}
+    with pytest.raises(RequestError, match="no lm-eval task is named 'gsm9k'; near names: gsm8k"):
+        run(job(base, {"task": "gsm9k"}), tmp_path)
+
+
+@pytest.mark.parametrize("row", [{"text": "a"}, {"prompt": "q", "chosen": "a", "rejected": "b"}])
+def test_a_target_metric_must_fit_the_rows(tmp_path: Path, row: dict[str, str]) -> None:
+    (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n")
+    assert fit_metric(tmp_path, "exact_match") == {}
+    with pytest.raises(RequestError, match="'bleu' scores an answer"):
+        fit_metric(tmp_path, "bleu")
