@@ -1,4 +1,4 @@
-"""The real base's bench is tried: against itself it passes, and both kinds of damage are noticed, each where it can be."""
+"""The bench of the real base is tried: the base passes against itself, and both kinds of damage are noticed."""
 
 
 import pytest
