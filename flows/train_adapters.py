@@ -12,7 +12,7 @@ from infra.errors import GateNotPassed, TunefleetError
 from infra.launch import interruption_stops_stages
 from infra.settings import default_store
 from tasks.artifacts import AdapterOutcome, Lineage, StageResult, quantization_of
-from tasks.curing.cure import can_be_cured, cure
+from tasks.curing.cure import cure_fleet
 from tasks.forgetting import self_test
 from tasks.forgetting.fleet import judge_members
 from tasks.forgetting.task import gate
@@ -71,8 +71,7 @@ def train_adapters(recipe: Recipe | str, store: str | None = None) -> dict[str, 
 
     if recipe.cure:
         with watch("cure"):
-            for one in filter(can_be_cured, fleet):
-                made += cure(run, recipe, one, base=base, data=data[one.name])
+            made += cure_fleet(run, recipe, fleet, members, judged, base=base)
 
     if recipe.evaluation.judge:
         with watch("win rates"):

@@ -6,22 +6,22 @@
       -> if none passes and the recipe asks for it, replay: trained once more, among rows that the base itself answered
       -> the candidate that passed takes the adapter's place, or nothing does; the curve says what was seen either way
 
-Every candidate is one more chance to pass by luck. How many there will be is known before the first is looked at, so
+Every candidate is one more chance to pass by luck. How many there could be is known before the first is looked at, so
 each is judged at alpha / (adapters of the fleet * candidates of one cure). All cures of a run together spend one more
-alpha beside that of the fleet itself.
+alpha beside that of the fleet itself (docs/STATISTICS.md).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from prefect import get_run_logger
 
-from infra.errors import StageError, TunefleetError
+from infra.errors import TunefleetError
 from tasks.artifacts import AdapterOutcome, StageResult, quantization_of
 from tasks.curing.search import cure_scales, planned
 from tasks.curing.task import answer_general_prompts, mix_replay, scale_adapter
-from tasks.evaluation.scoring import Scores
-from tasks.forgetting.fleet import Judged, judge_members
+from tasks.evaluation.scoring import BASE, Scores
+from tasks.forgetting.fleet import Judged, judge_members, prompts_among
 from tasks.recipe.schema import Adapter, Cure, Recipe
 from tasks.runs import Run
 from tasks.training.task import train
@@ -30,18 +30,53 @@ Candidates = Mapping[str, tuple[Adapter, StageResult]]
 Verdict = tuple[StageResult, dict[str, Any]]
 
 
-def can_be_cured(one: AdapterOutcome) -> bool:
-    """Whether it learned, and what it failed on is general."""
-    if one.error or one.verdict is None or one.verdict["verdict"] != "FAIL" or one.method not in ("lora", "qlora"):
-        return False
-    voting = [task for task in one.verdict["tasks"] if task["decides"]]
-    learned = [task["verdict"] == "PASS" for task in voting if task["role"] == "target"]
-    return bool(learned) and all(learned)
+def why_not(one: AdapterOutcome, alpha: float) -> str | None:
+    """Why a cure makes no sense; None if it failed on general tasks only, and its gain holds by itself at `alpha`."""
+    if one.error or one.verdict is None or one.verdict["verdict"] != "FAIL":
+        return "it did not fail its gate"
+    if one.method not in ("lora", "qlora"):
+        return f"method {one.method} has no adapter to scale"
+    targets = [task for task in one.verdict["tasks"] if task["decides"] and task["role"] == "target"]
+    unlearned = [task["task"] for task in targets if task["too_few"] or task["p_value"] > alpha]
+    return f"it is not shown to have learned {', '.join(unlearned)}" if unlearned else None
 
 
-def cure(run: Run, recipe: Recipe, one: AdapterOutcome, *, base: StageResult, data: StageResult) -> list[StageResult]:
-    """Try what `recipe.cure` says; `one` gets the candidate that passed, and the curve. Returns what was made."""
-    asked, trained = recipe.cure, one.trained
+def cure_fleet(
+    run: Run,
+    recipe: Recipe,
+    fleet: Sequence[AdapterOutcome],
+    members: Mapping[str, Adapter],
+    judged: Judged,
+    *,
+    base: StageResult,
+) -> list[StageResult]:
+    """Cure those that a cure makes sense for; the others that failed are told why not. Returns what was made."""
+    made, prompted = [], prompts_among(members, judged)
+    for one in fleet:
+        why = why_not(one, recipe.gate.alpha)
+        if why is None and one.data:
+            known = judged.scores[one.quantization]
+            made += cure(run, recipe, one, base=base, data=one.data, known=known, prompted=prompted)
+        elif one.verdict and one.verdict["verdict"] == "FAIL":
+            one.cure = {"kept": None, "curve": [], "said": f"No cure was tried: {why}."}
+    return made
+
+
+def cure(
+    run: Run,
+    recipe: Recipe,
+    one: AdapterOutcome,
+    *,
+    base: StageResult,
+    data: StageResult,
+    known: Scores,
+    prompted: Scores,
+) -> list[StageResult]:
+    """Try what `recipe.cure` says; `one` gets the candidate that passed, and the curve. Returns what was made.
+
+    `known` are the fleet's scores in the adapter's precision, `prompted` those of its prompts.
+    """
+    asked, trained, judged_before = recipe.cure, one.trained, one.judged
     assert asked and trained and one.verdict, "nothing to cure"
     logger = get_run_logger()
     members = sum(adapter.method != "prompt" for adapter in recipe.adapters)
@@ -59,6 +94,7 @@ def cure(run: Run, recipe: Recipe, one: AdapterOutcome, *, base: StageResult, da
             data={one.name: data},
             trained={side: artifact for side, (_, artifact) in some.items()},
             share_of_alpha=share,
+            prompted=prompted,
         )
         for side, why in judged.failed.items():
             logger.warning("%s: %s", side, why)
@@ -70,14 +106,17 @@ def cure(run: Run, recipe: Recipe, one: AdapterOutcome, *, base: StageResult, da
     def passes(side: str) -> bool:
         return side in tried and tried[side][1]["verdict"] == "PASS"
 
-    said, kept = "", None
+    said = ""
     try:
-        kept = _by_scale(run, one.adapter, trained, asked, judge, passes, candidates)
-    except StageError as error:
-        said = f"It cannot be scaled: {error} "
+        _try_scales(run, one.adapter, trained, asked, judge, passes, candidates)
+    except TunefleetError as error:
+        said = f"Not every scale could be tried: {error} "
+    scales = [side for side, what in candidates.items() if what["kind"] == "scale" and passes(side)]
+    kept = max(scales, key=lambda side: candidates[side]["scale"], default=None)
     if kept is None and asked.replay:
+        general = [part for task in recipe.evaluation.general for part in known[BASE][task.task]]
         try:
-            kept = _by_replay(run, recipe, one, base, data, judge, passes, candidates)
+            kept = _by_replay(run, recipe, one, base, data, general, judge, passes, candidates)
         except TunefleetError as error:
             said += f"Replay could not be tried: {error} "
     curve = [_point("as trained", {"kind": "scale", "scale": 1.0, "share": None, "artifact": trained}, one.verdict)]
@@ -91,10 +130,14 @@ def cure(run: Run, recipe: Recipe, one: AdapterOutcome, *, base: StageResult, da
         said += f"Nothing passes: {len(tried)} candidates were judged, each at level {share:.2g}."
     one.cure = {"kept": _public(candidates[kept]) if kept else None, "curve": curve, "said": said}
     logger.info("%s: %s", one.name, said)
-    return [*made, *(what["artifact"] for what in candidates.values())]
+    made += [what["artifact"] for what in candidates.values()]
+    if kept and judged_before:  # in the count of what was made, they change places with what is released
+        released = [result.ref for result in (one.trained, one.judged) if result]
+        made = [result for result in made if result.ref not in released] + [trained, judged_before]
+    return made
 
 
-def _by_scale(
+def _try_scales(
     run: Run,
     adapter: Adapter,
     trained: StageResult,
@@ -102,8 +145,8 @@ def _by_scale(
     judge: Callable[[Candidates], None],
     passes: Callable[[str], bool],
     candidates: dict[str, dict[str, Any]],
-) -> str | None:
-    """The side of the largest scale that passes."""
+) -> None:
+    """Judge weaker versions of the adapter; what each is goes into `candidates`."""
 
     def side_of(scale: float) -> str:
         return f"{adapter.name}.x{scale:g}"
@@ -117,8 +160,7 @@ def _by_scale(
         judge(some)
         return {scale: passes(side_of(scale)) for scale in scales}
 
-    best, _ = cure_scales(asked.scales, asked.refine, try_many)
-    return None if best is None else side_of(best)
+    cure_scales(asked.scales, asked.refine, try_many)
 
 
 def _by_replay(
@@ -127,6 +169,7 @@ def _by_replay(
     one: AdapterOutcome,
     base: StageResult,
     data: StageResult,
+    general: list[StageResult],
     judge: Callable[[Candidates], None],
     passes: Callable[[str], bool],
     candidates: dict[str, dict[str, Any]],
@@ -138,7 +181,7 @@ def _by_replay(
     answers = answer_general_prompts(
         run, base, quantization_of(recipe, adapter), asked.prompts, max_new_tokens=asked.max_new_tokens
     )
-    mixed = mix_replay(run, adapter, data, answers, share=asked.share, seed=adapter.training.seed)
+    mixed = mix_replay(run, adapter, data, answers, general, share=asked.share, seed=adapter.training.seed)
     artifact = train(run, adapter, base, mixed, per_device=recipe.adapters_per_device)
     side = f"{adapter.name}.replay"
     candidates[side] = {"kind": "replay", "scale": 1.0, "share": asked.share, "artifact": artifact, "data": mixed}

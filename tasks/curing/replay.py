@@ -7,6 +7,7 @@ Connection Science 7), for language models arXiv 2403.01244. tasks/curing/answer
 import json
 import random
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,15 @@ def read_prompts(path: str | None) -> list[str]:
     return prompts
 
 
-def mix(data: Path, replay: Path, output: Path, *, share: float, seed: int) -> dict[str, Any]:
+def mix(
+    data: Path, replay: Path, output: Path, *, share: float, seed: int, examined: Sequence[str] = ()
+) -> dict[str, Any]:
     """Write the data set in `data` to `output` with replayed rows in train.jsonl; return its figures.
 
     They are `share` of all training rows, drawn without repetition; all of them if they do not suffice, and the
     figures say so. A prompt that the data set asks itself is not replayed: two answers would contradict each other, or
-    a held-out row would be trained on. What is held out and validated on stays byte by byte.
+    a held-out row would be trained on. Neither is one that occurs in `examined`, the prompts of the general tasks: what
+    the gate asks must not be trained on. What is held out and validated on stays byte by byte.
     """
     report = json.loads((data / "report.json").read_text(encoding="utf-8"))
     if report["kind"] != "chat":
@@ -50,7 +54,11 @@ def mix(data: Path, replay: Path, output: Path, *, share: float, seed: int) -> d
         )
     train, kept = read_jsonl(data / "train.jsonl"), ("validation.jsonl", "held_out.jsonl")
     asked = train + [row for name in kept for row in read_jsonl(data / name)]
-    answered = not_asked(read_jsonl(replay / REPLAY), asked)
+    answered = [
+        row
+        for row in not_asked(read_jsonl(replay / REPLAY), asked)
+        if not any(row["prompt"][-1]["content"] in prompt for prompt in examined)
+    ]
     wanted = round(len(train) * share / (1 - share))
     chance = random.Random(seed)
     drawn = chance.sample(answered, min(wanted, len(answered)))

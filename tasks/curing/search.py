@@ -35,9 +35,9 @@ def cure_scales(scales: Sequence[float], refine: int, try_many: TryMany) -> tupl
 
 
 def planned(scales: Sequence[float], refine: int, replay: bool) -> int:
-    """How many candidates there may be: what alpha is divided by (Bonferroni), fixed before any of them is seen.
+    """How many candidates there could be: what alpha is divided by (Bonferroni), fixed before any of them is seen.
 
-    The error is that one of several candidates passes by luck, so bisection steps and the retrained adapter count too,
-    whether or not it comes to them.
+    Which scales bisection comes to is decided by the documents that judge them, so all count that it could come to: in
+    each of the intervals above a scale, 2^refine - 1. The retrained adapter is one more.
     """
-    return len(set(scales)) + refine + int(replay)
+    return len(set(scales)) * 2**refine + int(replay)

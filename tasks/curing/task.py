@@ -12,6 +12,7 @@ from tasks.artifacts import StageResult
 from tasks.caching import Work
 from tasks.curing.replay import mix, read_prompts
 from tasks.curing.scaling import write_scaled
+from tasks.evaluation.records import read_records
 from tasks.recipe.schema import Adapter
 from tasks.retrying import STAGE
 from tasks.runs import Run, child
@@ -62,9 +63,19 @@ def answer_general_prompts(
 
 @task(name="mix-replay", task_run_name="mix replay into {adapter.name}", **STAGE)
 def mix_replay(
-    run: Run, adapter: Adapter, data: StageResult, replay: StageResult, *, share: float, seed: int
+    run: Run,
+    adapter: Adapter,
+    data: StageResult,
+    replay: StageResult,
+    general: list[StageResult],
+    *,
+    share: float,
+    seed: int,
 ) -> StageResult:
-    """The adapter's data set with replayed rows to train on; StageError if these cannot join it."""
+    """The adapter's data set with replayed rows to train on; StageError if these cannot join it.
+
+    `general` are the base's records of the general tasks, whose prompts are not trained on.
+    """
     assert adapter.training, "the recipe was not resolved"
     longest, room = replay.facts["longest"], adapter.training.max_length
     if longest > room:
@@ -72,9 +83,13 @@ def mix_replay(
 
     def make(work: Path, output: Path) -> dict[str, Any]:
         fetch = run.store.fetch
-        return mix(fetch(data.ref), fetch(replay.ref), output, share=share, seed=seed)
+        examined = [
+            record["prompt"] for part in general for record in read_records(fetch(part.ref) / "records.parquet")
+        ]
+        return mix(fetch(data.ref), fetch(replay.ref), output, share=share, seed=seed, examined=examined)
 
     upstream = {"data": data.ref.digest, "replay": replay.ref.digest}
+    upstream |= {f"general {number}": part.ref.digest for number, part in enumerate(general)}
     result = run.once(Work("mix", 1, "datasets", adapter.name, {"share": share, "seed": seed}, upstream), make)
     facts = result.facts
     few = (

@@ -68,6 +68,7 @@ def score_cell(lm: SharedLM, cell: dict[str, Any], output: Path) -> dict[str, An
         "metric": metric.name,
         "higher_is_better": metric.higher_is_better,
         "n": len(records),
+        "generated": any(task.config.output_type == "generate_until" for task in loaded["tasks"].values()),
         "available": sum(available.values()),  # documents in the whole task
         "score": None if cell["kind"] == "probe" else sum(record["score"] for record in records) / len(records),
         "chat_template": template,

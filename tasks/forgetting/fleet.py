@@ -45,11 +45,12 @@ def judge_members(
     trained: Mapping[str, StageResult],
     self_tests: Mapping[str, Sequence[SelfTest]] | None = None,
     share_of_alpha: float | None = None,
+    prompted: Scores | None = None,
 ) -> Judged:
     """Judge `members` (side -> adapter); `data` is by the adapter's name, `trained` by side.
 
     `self_tests` (by precision) are scored beside them. `share_of_alpha` is the level of each member, if the caller
-    has divided alpha already.
+    has divided alpha already. `prompted` are scores of prompts that are no members, but may have to be surpassed.
     """
     done, looks = Judged(), recipe.gate.looks
     family = [side for side, one in members.items() if one.method != "prompt"]
@@ -72,17 +73,12 @@ def judge_members(
             _add(done.scores.setdefault(one, {}), scores)
             done.failed |= unscored
         undecided = {side: adapter for side, adapter in undecided.items() if side not in done.failed}
-        prompted = {
-            side: cells
-            for scores in done.scores.values()
-            for side, cells in scores.items()
-            if side in members and members[side].method == "prompt"
-        }
+        prompts = prompted or prompts_among(members, done)
         compared: dict[str, StageResult] = {}
         for side, adapter in undecided.items():
             scores = done.scores[precision[side]]
             try:
-                compared[side] = compare_adapter(run, recipe, side, adapter, scores, prompted, alpha=level[look - 1])
+                compared[side] = compare_adapter(run, recipe, side, adapter, scores, prompts, alpha=level[look - 1])
             except TunefleetError as error:
                 done.failed[side] = str(error)
         undecided = {side: adapter for side, adapter in undecided.items() if side in compared}
@@ -93,14 +89,26 @@ def judge_members(
             pool_margin=recipe.gate.pool_margin or POOL_SHARE * recipe.gate.margin,
             adjust=adjust,
         )
-        undecided = {side: one for side, one in undecided.items() if _is_open(done.verdicts[side][1])}
+        undecided = {side: one for side, one in undecided.items() if _is_open(done.verdicts[side][1], look == looks)}
         if not undecided:
             break
     return done
 
 
-def _is_open(verdict: Mapping[str, Any]) -> bool:
-    return verdict["verdict"] == "INCONCLUSIVE"
+def prompts_among(members: Mapping[str, Adapter], judged: Judged) -> Scores:
+    """The scores of those members that are prompts."""
+    return {
+        side: cells
+        for scores in judged.scores.values()
+        for side, cells in scores.items()
+        if side in members and members[side].method == "prompt"
+    }
+
+
+def _is_open(verdict: Mapping[str, Any], last: bool) -> bool:
+    """Whether further documents could tell more: also of a task that has too few yet to be a witness at all."""
+    silent = any(one["role"] == "general" and one["tier"] == "critical" and not one["vote"] for one in verdict["tasks"])
+    return verdict["verdict"] == "INCONCLUSIVE" or (verdict["verdict"] == "PASS" and silent and not last)
 
 
 def _add(scores: Scores, more: Scores) -> None:

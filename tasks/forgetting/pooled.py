@@ -14,7 +14,7 @@ from scipy.stats import norm
 
 from tasks.forgetting.outcome import TaskVerdict
 from tasks.forgetting.reason import p, points
-from tasks.forgetting.tango import margin_of, restricted_gain_rate
+from tasks.forgetting.tango import margin_of, p_non_inferior, restricted_gain_rate
 
 Counts = tuple[float, float, float]  # lost, gained, documents
 
@@ -47,7 +47,8 @@ def pool(tasks: Sequence[TaskVerdict], margin: float, alpha: float) -> Pool | No
     Right/wrong general tasks count that vote and are critical or supporting. A critical task alone is decided by
     itself, at its own margin.
     """
-    counted = [t for t in tasks if t.votes and t.vote and t.role == "general" and t.kind == "right/wrong"]
+    general = [t for t in tasks if t.role == "general" and t.kind == "right/wrong" and not t.too_few]
+    counted = [t for t in general if t.votes and t.vote]
     if not counted or (len(counted) == 1 and counted[0].tier == "critical"):
         return None
     counts = [_counts(one) for one in counted]
@@ -59,8 +60,13 @@ def pool(tasks: Sequence[TaskVerdict], margin: float, alpha: float) -> Pool | No
         ci_high=margin_of(-quantile, lambda at: score(counts, at)),
         margin=margin,
         z=z,
-        p_value=float(norm.cdf(z)),
+        p_value=max(float(norm.cdf(z)), _alone(counted[0], margin) if len(counted) == 1 else 0.0),
     )
+
+
+def _alone(task: TaskVerdict, margin: float) -> float:
+    """A single supporting task is held to its own exact test, as a critical one would be."""
+    return 0.0 if task.clusters else p_non_inferior(task.flips.lost, task.flips.gained, task.n, margin)
 
 
 def score(counts: Sequence[Counts], margin: float) -> float:

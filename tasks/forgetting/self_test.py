@@ -24,6 +24,7 @@ from tasks.evaluation.scoring import BASE, Scores, SelfTest
 from tasks.forgetting.family import judge_fleet
 from tasks.forgetting.task import in_nats
 from tasks.forgetting.verdict import TaskVerdict, compare
+from tasks.ingestion.chat_template import has_chat_template
 from tasks.ingestion.task import ingest
 from tasks.recipe.schema import Accelerate, Adapter, Data, Lora, Messages, Recipe, Target, Training
 from tasks.runs import Run
@@ -64,9 +65,10 @@ def start_training(run: Run, recipe: Recipe, base: StageResult) -> dict[str, Pre
     trained = [one for one in recipe.adapters if one.method != "prompt"]
     if not recipe.evaluation.self_tests or not recipe.evaluation.general:
         return {}
+    chat = has_chat_template(run.store.fetch(base.ref))
     futures: dict[str, PrefectFuture[StageResult]] = {}
     for precision in sorted({quantization_of(recipe, one) for one in trained}):
-        adapter = one_answer("qlora" if precision == "nf4" else "lora", chat=bool(base.facts.get("chat_template")))
+        adapter = one_answer("qlora" if precision == "nf4" else "lora", chat)
         data = ingest(run, adapter)
         futures[precision] = train.submit(run, adapter, base, data, per_device=recipe.adapters_per_device)
     return futures
@@ -98,9 +100,14 @@ def findings(
         for test in some:
             cells = scores.get(precision, {}).get(test.side)
             if cells is None or len(cells) < len(recipe.evaluation.general):
-                found.append(_record(precision, test.side, "not scored", [], None, "its evaluation failed"))
+                found.append(
+                    _record(precision, test.side, "not scored", [], None, "it was not scored on every general task")
+                )
                 continue
-            found.append(_one(run, recipe, precision, test.side, scores[precision]))
+            try:
+                found.append(_one(run, recipe, precision, test.side, scores[precision]))
+            except TunefleetError as error:  # what only reports ends no run
+                found.append(_record(precision, test.side, "not scored", [], None, str(error)))
         if precision in failed:
             found.append(_record(precision, ONE_ANSWER, "not scored", [], None, failed[precision]))
     return found
@@ -139,7 +146,8 @@ def _one(run: Run, recipe: Recipe, precision: str, side: str, scores: Scores) ->
         said = f"{flips} flips of {sum(one.n for one in tasks)}, log-likelihoods differ by at most {largest:.2g} nats"
         if open_ones:
             said += "; not shown on " + "; ".join(f"{one.task}: {one.note or one.reason}" for one in open_ones)
-        return _record(precision, side, verdict, noticed, largest, said) | {"flips": flips}
+        unmoved = verdict == "INCONCLUSIVE" and not flips
+        return _record(precision, side, verdict, noticed, largest, said, unmoved) | {"flips": flips}
     judged = judge_fleet({side: tasks}, alpha=recipe.gate.alpha, pool_margin=1 - 1e-9)[side]
     noticed = [one.task for one in judged.tasks if one.verdict == "FAIL"]
     missed = [one.task for one in judged.tasks if one.verdict != "FAIL"]
@@ -155,15 +163,22 @@ def _largest_difference(own: list[dict[str, Any]], base: list[dict[str, Any]]) -
 
 
 def _record(
-    precision: str, side: str, verdict: str, noticed: list[str], largest: float | None, said: str
+    precision: str,
+    side: str,
+    verdict: str,
+    noticed: list[str],
+    largest: float | None,
+    said: str,
+    unmoved: bool = False,
 ) -> dict[str, Any]:
+    """`unmoved`: the base, with too few documents for a PASS, at least showed no flip."""
     return {
         "precision": precision,
         "kind": side.removeprefix("_"),
         "expected": EXPECTED[side],
         "verdict": verdict,
         "noticed_by": noticed,
-        "ok": verdict == EXPECTED[side],
+        "ok": verdict == EXPECTED[side] or unmoved,
         "largest_difference": largest,
         "said": said,
     }

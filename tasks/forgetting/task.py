@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from prefect import get_run_logger, task
 
+from infra.errors import StageError
 from tasks.artifacts import StageResult
 from tasks.caching import Work
 from tasks.evaluation.records import chance_of, clusters_by_document, read_records, scores_by_document
@@ -58,7 +59,8 @@ def compare_adapter(
 ) -> StageResult:
     """What the records of one side say, task by task: the tests before any correction, and the flips.
 
-    `scores` are those of the adapter's own precision, `prompted` those of all prompts, by name.
+    `scores` are those of the adapter's own precision, `prompted` those of all prompts, by name. StageError if the
+    prompt that is to be surpassed was not scored.
     """
     store = run.store
     is_prompt = adapter.method == "prompt"
@@ -71,6 +73,8 @@ def compare_adapter(
         over = question.get("over", BASE)
         if over == BASE:
             return parts(scores, BASE, question["task"])
+        if over not in prompted:
+            raise StageError(f"{side} is to surpass {over}, which was not scored: see why there.")
         return parts(prompted, over, target_name(over, question["split"]))
 
     used = {
@@ -108,6 +112,7 @@ def compare_adapter(
             chance=chance_of(after),
             kl=_mean_kl(own),
             over="the base" if over == BASE else over,
+            alpha_of_run=recipe.gate.alpha,
         )
 
     def make(work: Path, output: Path) -> dict[str, Any]:
@@ -116,7 +121,8 @@ def compare_adapter(
         (output / "tasks.json").write_text(json.dumps(tasks, indent=1, ensure_ascii=False) + "\n")
         return {"tasks": len(tasks)}
 
-    return run.once(Work("compare", 1, "comparisons", side, {"questions": questions, "alpha": alpha}, used), make)
+    spec = {"questions": questions, "alpha": alpha, "alpha_of_run": recipe.gate.alpha}
+    return run.once(Work("compare", 1, "comparisons", side, spec, used), make)
 
 
 def _mean_kl(parts: list[StageResult]) -> float | None:

@@ -39,13 +39,16 @@ def compare(
     chance: float | None = None,
     kl: float | None = None,
     over: str = "the base",
+    alpha_of_run: float | None = None,
 ) -> TaskVerdict:
     """Decide one task from the scores of base and adapter, each by document id.
 
     `margin` is a share of documents for right/wrong scores, else in units of the metric; for a loss per token,
     log(1 + x) nats let perplexity grow by the share x. `alpha` is the level of each one-sided test, above 0 and below
     0.5. `clusters` names the group of each document where documents belong together. `chance` is the score of guessing,
-    0 to 1. `kl` is only carried along. `over` is what `base` is called where the gain of a target is told. Raises
+    0 to 1. `kl` is only carried along. `over` is what `base` is called where the gain of a target is told.
+    `alpha_of_run` is the level before it was divided, if it was: whether the base knows enough to be a witness must not
+    be harder to show because there are many looks or candidates, or the strictest gate would hear the fewest. Raises
     `RequestError` for arguments that make no test, `IntegrityError` for records that do not pair.
     """
     before, after = paired(task, base, adapter)
@@ -65,7 +68,7 @@ def compare(
     evidence = (from_right_wrong if right_wrong else from_graded)(-gains, allowed, alpha, groups)
     note = ""
     if role == "general" and right_wrong:
-        note = uninformative(before if higher_is_better else 1 - before, margin, chance, alpha)
+        note = uninformative(before if higher_is_better else 1 - before, margin, chance, alpha_of_run or alpha)
     low, high = evidence.interval
     found = TaskVerdict(
         task=task,

@@ -189,8 +189,4 @@ def _inspect(model: str, folder: Path) -> dict[str, Any]:
         raise RequestError(f"base.model {model!r} cannot be loaded: {error}") from error
     if template and (fixed := with_fixed_date(template)) != template:
         (folder / CHAT_TEMPLATE).write_text(fixed, encoding="utf-8")
-    return {
-        "architecture": (config.architectures or ["?"])[0],
-        "model_type": config.model_type,
-        "chat_template": bool(template),
-    }
+    return {"architecture": (config.architectures or ["?"])[0], "model_type": config.model_type}

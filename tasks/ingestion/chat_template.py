@@ -1,5 +1,6 @@
 """A chat template that the recipe gives in place of the tokenizer's own: read and checked before anything is loaded."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,14 @@ CHAT_TEMPLATE = "chat_template.jinja"  # the file that transformers reads before
 
 DATE = "26 Jul 2024"
 _FIXED_DATE = "{%- macro strftime_now(format) -%}" + DATE + "{%- endmacro -%}"
+
+
+def has_chat_template(base: Path) -> bool:
+    """Whether the tokenizer in this folder can render a chat."""
+    config = base / "tokenizer_config.json"
+    return (base / CHAT_TEMPLATE).exists() or bool(
+        config.exists() and json.loads(config.read_text(encoding="utf-8")).get("chat_template")
+    )
 
 
 def with_fixed_date(template: str) -> str:

@@ -49,7 +49,7 @@ def ingest(run: Run, adapter: Adapter) -> StageResult:
 def base_work(base: Base) -> Work:
     """What importing a base depends on: the content that its name stands for now."""
     name = Path(base.model).stem.lower().replace(" ", "-")
-    return Work("import-base", 3, "bases", name, identify(base.model, base.revision, base.chat_template), {})
+    return Work("import-base", 2, "bases", name, identify(base.model, base.revision, base.chat_template), {})
 
 
 @task(name="import-base", task_run_name="import base {base.model}", **STAGE)

@@ -30,6 +30,7 @@ SUITES = {
     "general-offline": ("capitals_choice", "capitals_open", "minimal_pairs", "pydoc_perplexity"),
     "general": ("hellaswag", "arc_challenge", "winogrande", "mmlu", "gsm8k", "ifeval"),
 }
+CLUSTERS = {"mmlu": "task"}  # questions of one subject rise and fall together
 
 
 class Frozen(BaseModel):
@@ -392,7 +393,9 @@ class Evaluation(Frozen):
     @classmethod
     def _suites_spelled_out(cls, general: tuple[GeneralTask, ...]) -> tuple[GeneralTask, ...]:
         return tuple(
-            one.model_copy(update={"task": task}) for one in general for task in SUITES.get(one.task, (one.task,))
+            one.model_copy(update={"task": task, "clusters": one.clusters or CLUSTERS.get(task)})
+            for one in general
+            for task in SUITES.get(one.task, (one.task,))
         )
 
 
@@ -436,7 +439,7 @@ class Cure(Frozen):
         (0.75, 0.5, 0.25), description="factors on lora_alpha to try; the largest that passes is kept"
     )
     refine: int = Field(
-        2, ge=0, description="further scales, by bisection between one that passes and the next that does not"
+        1, ge=0, le=4, description="further scales, by bisection between one that passes and the next that does not"
     )
     replay: Replay | None = Field(None, description="train once more with replayed rows, if no scale passes")
 

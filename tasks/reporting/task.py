@@ -54,6 +54,7 @@ def report(
         self_tests=self_tests,
         timings=timings,
     )
+    summary["warnings"] = _warnings(recipe, scores)
     run.store.write_json(f"runs/{run.run_id}/summary.json", summary)
     rows = [
         {"adapter": adapter["name"], "status": adapter["status"]}
@@ -63,6 +64,20 @@ def report(
     ]
     create_table_artifact(table=rows, key="summary", description=f"Run {run.run_id}")
     return summary
+
+
+def _warnings(recipe: Recipe, scores: Mapping[str, Scores]) -> list[str]:
+    """What a reader should know of the whole run."""
+    general = [one.task for one in recipe.evaluation.general]
+    asked = [sides[BASE][task][0].facts for sides in scores.values() for task in general if task in sides.get(BASE, {})]
+    warnings = []
+    if asked and not any(facts["generated"] for facts in asked):
+        warnings.append(
+            "no general task asks for an open answer: a collapse onto one answer may go unnoticed; add one, "
+            "e.g. capitals_open"
+        )
+    stock = {facts["why"] for facts in asked if facts["path"] == "stock"}
+    return warnings + [f"scored by stock lm-eval, slower: {why}" for why in sorted(stock)]
 
 
 def _probes(run: Run, questions: Sequence[str], scores: Mapping[str, Scores]) -> list[dict[str, Any]]:

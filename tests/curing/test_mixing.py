@@ -149,3 +149,11 @@ def test_as_a_task_it_is_made_once_and_long_rows_are_refused(tmp_path: Path) -> 
         assert first.ref == again.ref and (first.cached, again.cached, other.cached) == (False, True, False)
         with pytest.raises(StageError, match="65 tokens, above training"):
             mix_replay.fn(run, adapter, data, fits.model_copy(update={"facts": {"longest": 65}}), share=0.5, seed=0)
+
+
+def test_what_the_gate_asks_is_not_trained_on(folders: tuple[Path, Path]) -> None:
+    write_data(folders[0], 48)
+    write_replay(folders[1], 60)
+    output, _ = mixed(folders, examined=[f"<|user|>General {number}?<|end|>" for number in range(30)])
+    drawn = [row["id"] for row in read_jsonl(output / "train.jsonl") if row["id"].startswith("replay-")]
+    assert len(drawn) == 30 and set(drawn) == {f"replay-General {number}?" for number in range(30, 60)}

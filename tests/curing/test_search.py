@@ -87,6 +87,6 @@ def test_the_largest_that_passed_is_kept_even_if_chance_decides(
 
 
 def test_alpha_is_divided_by_all_that_may_be_tried() -> None:
-    assert planned(SCALES, 2, False) == 5
-    assert planned(SCALES, 2, True) == 6
+    assert planned(SCALES, 2, False) == 12, "three, and three between each of them and the next larger one"
+    assert planned(SCALES, 2, True) == 13
     assert planned((0.5, 0.5), 0, False) == 1

@@ -1,6 +1,5 @@
 """The bench of the real base is tried: the base passes against itself, and both kinds of damage are noticed."""
 
-
 import pytest
 import yaml
 

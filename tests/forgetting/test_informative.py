@@ -78,3 +78,10 @@ def test_only_right_wrong_general_tasks_are_asked():
 def test_where_lower_is_better_the_base_is_right_at_zero():
     assert judged(0, 300, higher_is_better=False).note.startswith("no evidence for a PASS: the base has 300 of 300 ri")
     assert judged(300, 300, higher_is_better=False).note.startswith("no evidence for a PASS: the base has 0 of 300 rig")
+
+
+def test_a_divided_level_takes_no_vote_from_a_task():
+    """Else a cure's candidates, or the first looks, would be spared the very task that fails the whole adapter."""
+    strict = judged(23, 60, lost=8, chance=0.25, alpha=0.05 / 12)
+    assert not strict.vote and judged(23, 60, lost=8, chance=0.25, alpha=0.05).vote
+    assert judged(23, 60, lost=8, chance=0.25, alpha=0.05 / 12, alpha_of_run=0.05).vote

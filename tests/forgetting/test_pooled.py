@@ -7,6 +7,7 @@ from scipy.special import xlogy
 from scipy.stats import norm
 
 from tasks.forgetting.pooled import pool, score
+from tasks.forgetting.tango import p_non_inferior
 from tests.forgetting.records import binary, nll
 from tests.forgetting.test_clustered import example, judged
 
@@ -94,3 +95,10 @@ def test_who_is_counted():
     assert pool(left_out, 0.02, 0.05) is None
     assert pool(kept[:1], 0.02, 0.05) is None  # one critical task decides by itself, at its own margin
     assert pool(kept[1:], 0.02, 0.05).n_tasks == 1
+
+
+def test_a_single_supporting_task_is_held_to_its_exact_test():
+    """133 documents without a flip: the normal score says p = .0497 of a 2 point margin, the exact one .068."""
+    alone = pool([binary(0, 0, 133, task="t", tier="supporting")], 0.02, 0.05)
+    assert norm.cdf(alone.z) < 0.05 < alone.p_value
+    assert alone.p_value == pytest.approx(p_non_inferior(0, 0, 133, 0.02))
