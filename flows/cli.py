@@ -109,6 +109,9 @@ def preview(
     Example: tunefleet preview deployments/recipes/demo.yaml --rows 2
     """
     loaded = _load_for_a_look(recipe, set_, adapter)
+    if adapter is not None:
+        shown = tuple(one for one in loaded.adapters if one.name == adapter)
+        loaded = loaded.model_copy(update={"adapters": shown})
     if rows < 0:
         raise RequestError(f"--rows is {rows}; allowed are 0 and more.")
     from tasks.planning.preview import make_preview
@@ -142,7 +145,7 @@ def plan(
     from infra.settings import default_store
     from tasks.planning.plan import make_plan
 
-    answer = make_plan(loaded, store or default_store())
+    answer = make_plan(loaded, store or default_store(), adapter)
     if json_:
         print(json.dumps(answer, ensure_ascii=False))
         return 0
@@ -221,7 +224,7 @@ def schema() -> int:
 
 
 def _load_for_a_look(path: Path, overrides: tuple[str, ...], only: str | None) -> "Recipe":
-    """The recipe, or the one adapter of it that is asked for; libraries are kept from chatting over the answer."""
+    """The recipe, which has the adapter `only`, if one is given; libraries are kept from chatting over the answer."""
     from tasks.recipe.loading import load_recipe
 
     loaded = load_recipe(path, overrides)
@@ -229,7 +232,6 @@ def _load_for_a_look(path: Path, overrides: tuple[str, ...], only: str | None) -
         names = [adapter.name for adapter in loaded.adapters]
         if only not in names:
             raise RequestError(f"--adapter {only!r} is not in {path}; its adapters are {', '.join(names)}.")
-        loaded = loaded.model_copy(update={"adapters": (loaded.adapters[names.index(only)],)})
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

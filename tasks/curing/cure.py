@@ -216,6 +216,7 @@ def _point(name: str, what: Mapping[str, Any], verdict: Mapping[str, Any]) -> di
         "name": name,
         "digest": what["artifact"].ref.digest,
         "verdict": verdict["verdict"],
+        "alpha": verdict["rule"]["alpha"],
         "target": {key: target[key] for key in ("delta", "ci_low", "ci_high")},
         "general": [
             {key: task[key] for key in ("task", "delta", "verdict")}

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tasks.evaluation.scoring import target_name
+from tasks.forgetting.fleet import POOL_SHARE
 from tasks.forgetting.looks import levels
 from tasks.forgetting.sample_size import POWER
 from tasks.planning import power
@@ -18,13 +19,15 @@ from tasks.recipe.schema import Adapter, GeneralTask, Recipe
 
 Facts = dict[str, Any]
 POOL = "all of them, on average"
-POOL_SHARE = 0.4  # of the gate's margin, as the recipe's `pool_margin` says
 
 
 def power_of(
     recipe: Recipe, adapters: Sequence[Facts], known: Mapping[str, Known], measured: Mapping[str, Measured]
 ) -> Facts:
-    """{"alpha", "power", "looks", "judged", "tasks", "warnings"}; `adapters` are the plan's, for their rows."""
+    """{"alpha", "power", "looks", "judged", "tasks", "warnings"}; `adapters` are the plan's, for their rows.
+
+    All adapters of the recipe are judged together and share alpha, also where only some of them are planned.
+    """
     gate, judged = recipe.gate, [one for one in recipe.adapters if one.method != "prompt"]
     share = gate.alpha / max(1, len(judged)) if gate.looks > 1 else gate.alpha
     alpha = levels(share, gate.looks)[-1]  # what is left for the look that has all documents
@@ -32,7 +35,7 @@ def power_of(
     general = [
         _general(one, recipe, known[one.task], measured.get(one.task), alpha) for one in recipe.evaluation.general
     ]
-    targets = [_target(one, rows[one.name], measured, alpha) for one in judged]
+    targets = [_target(one, rows[one.name], measured, alpha) for one in judged if one.name in rows]
     pool = _pool(general, gate.pool_margin or POOL_SHARE * gate.margin, alpha)
     warnings = []
     if judged and collapse_unnoticed(known):
@@ -47,19 +50,21 @@ def power_of(
         )
     return {
         **{"alpha": alpha, "power": POWER, "looks": gate.looks, "judged": len(judged)},
-        **{"tasks": (general + pool if judged else []) + targets, "warnings": warnings},
+        **{"tasks": (general + pool if targets else []) + targets, "warnings": warnings},
     }
 
 
 def _facts(task: str, role: str, margin: float, **more: Any) -> Facts:
-    """One line of the table; None where a figure is not known."""
+    """One line of the table; None where a figure is not known. `change` is what `margin` and `detectable` measure."""
     empty = dict.fromkeys(("tier", "documents", "disagreement", "sd", "detectable", "needed", "enough", "note"))
-    return {"task": task, "role": role, "margin": margin, **empty, "at_most": False, "measured_on": 0, **more}
+    rest = {"change": "gain" if role == "target" else "drop", "at_most": False, "measured_on": 0}
+    return {"task": task, "role": role, "margin": margin, **empty, **rest, **more}
 
 
 def _general(asked: GeneralTask, recipe: Recipe, known: Known, seen: Measured | None, alpha: float) -> Facts:
     facts = _facts(asked.task, "general", asked.margin or recipe.gate.margin, tier=asked.tier)
     facts |= {"documents": known.documents, "at_most": known.at_most, "measured_on": seen.adapters if seen else 0}
+    facts["change"] = "rise" if known.loss else "drop"  # of perplexity, while the scores are nats
     n, margin = known.documents, facts["margin"]
     if known.right_wrong:
         facts["disagreement"] = rate = seen.disagreement if seen else power.ASSUMED
@@ -68,11 +73,10 @@ def _general(asked: GeneralTask, recipe: Recipe, known: Known, seen: Measured | 
     elif known.right_wrong is None:
         facts["note"] = "the task is code, so the kind of its scores is not known before it runs"
     elif seen and seen.sd is not None:
-        perplexity = known.asks == {"loglikelihood_rolling"}  # its margin is a share, its scores are nats
         facts["sd"] = seen.sd
-        facts["needed"] = power.needed_graded(math.log1p(margin) if perplexity else margin, seen.sd, alpha)
+        facts["needed"] = power.needed_graded(math.log1p(margin) if known.loss else margin, seen.sd, alpha)
         smallest = power.smallest_drop_graded(n, seen.sd, alpha) if n else None
-        facts["detectable"] = math.expm1(smallest) if smallest is not None and perplexity else smallest
+        facts["detectable"] = math.expm1(smallest) if smallest is not None and known.loss else smallest
     else:
         facts["note"] = "graded scores: it depends on their spread, which no verdict in the store states"
     if facts["needed"] and n:
@@ -112,6 +116,7 @@ def _target(adapter: Adapter, rows: Facts, measured: Mapping[str, Measured], alp
     facts = _facts(name, "target", target.gain, documents=min(count, target.limit or count))
     facts["measured_on"] = seen.adapters if seen else 0
     written = rows["kind"] in ("chat", "plain")
+    facts["change"] = "fall" if rows["kind"] == "text" else "gain"
     if rows["kind"] == "text" or (written and target.metric != "exact_match"):
         facts["note"] = "graded scores: it depends on their spread and on what is learned"
         return facts

@@ -4,14 +4,15 @@ The tasks that ship are counted by the functions that make their documents. Of o
 how a task asks, not how many documents its data set has.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
-from infra.errors import RequestError
+from infra.errors import Fault, RequestError
 from tasks.evaluation.catalogue import SUITES, task_faults, task_manager
+from tasks.evaluation.metrics import LOSS, PERPLEXITY
 from tasks.evaluation.suites import capitals, minimal_pairs, pydoc_text
 from tasks.recipe.schema import Evaluation, GeneralTask
 
@@ -25,6 +26,7 @@ RIGHT_WRONG = frozenset(
     {"acc", "acc_norm", "acc_bytes", "exact_match", "contains", "prompt_level_strict_acc", "prompt_level_loose_acc"}
 )
 OPEN = "generate_until"  # lm-eval's word for a task whose answer is written, not chosen
+READ, ANSWERED = "loglikelihood_rolling", "loglikelihood"  # of a text as a whole, of the one answer to a prompt
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Known:
     at_most: bool  # `documents` is the recipe's limit, and the task may have fewer
     asks: frozenset[str] | None  # lm-eval's output types
     right_wrong: bool | None  # whether a document's score is 0 or 1
+    loss: bool  # whether it is a loss per token: the margin is then a share of perplexity
 
 
 def look_at_general(evaluation: Evaluation) -> dict[str, Known]:
@@ -47,6 +50,18 @@ def look_at_general(evaluation: Evaluation) -> dict[str, Known]:
     return {one.task: _known(one, folder) for one in general}
 
 
+def few_documents(general: Sequence[GeneralTask], looks: int, include_path: str | None) -> list[Fault]:
+    """A fault for each task with fewer documents than looks, as far as it is known: a look would have none of them."""
+    faults = []
+    for one in general:
+        shipped = len(DOCUMENTS[one.task]()) if _is_ours(one.task, include_path) else None
+        if (there := min(filter(None, (shipped, one.limit)), default=looks)) < looks:
+            more = "raise its limit, or " if one.limit and (shipped is None or shipped > one.limit) else ""
+            said = f"got {looks}, and general task {one.task!r} has {there} documents, at least one for each look; "
+            faults.append(Fault(f"{said}{more}set looks to {there} or less", "gate.looks"))
+    return faults
+
+
 def collapse_unnoticed(known: Mapping[str, Known]) -> bool:
     """Whether no task asks for an answer in the model's own words, as far as all of them are known."""
     kinds = [one.asks for one in known.values()]
@@ -57,13 +72,14 @@ def _known(asked: GeneralTask, include_path: str | None) -> Known:
     parts = _parts(asked.task, include_path)
     asks = None if parts is None else frozenset(str(part.get("output_type", OPEN)) for part in parts)
     right_wrong = None if parts is None else all(_right_wrong(part, asked.metric) for part in parts)
+    loss = bool(parts) and all(_is_loss(part, asked.metric) for part in parts or ())
     documents, at_most = None, False
     if _is_ours(asked.task, include_path):
         documents = len(DOCUMENTS[asked.task]())
         documents = min(documents, asked.limit or documents)
     elif asked.limit and parts:  # lm-eval takes the limit for each task of a group
         documents, at_most = asked.limit * len(parts), True
-    return Known(documents, at_most, asks, right_wrong)
+    return Known(documents, at_most, asks, right_wrong, loss)
 
 
 def _is_ours(name: str, include_path: str | None) -> bool:
@@ -74,10 +90,18 @@ def _is_ours(name: str, include_path: str | None) -> bool:
 
 
 def _right_wrong(config: Mapping[str, Any], metric: str | None) -> bool:
-    if config.get("output_type") == "loglikelihood_rolling":
-        return False
+    return config.get("output_type") != READ and _metric(config, metric) in RIGHT_WRONG
+
+
+def _is_loss(config: Mapping[str, Any], metric: str | None) -> bool:
+    """As tasks/evaluation/metrics.py takes it."""
+    kind = config.get("output_type")
+    return kind == READ or (kind == ANSWERED and _metric(config, metric) in (LOSS, PERPLEXITY))
+
+
+def _metric(config: Mapping[str, Any], metric: str | None) -> str:
     listed = config.get("metric_list") or [{"metric": "acc"}]
-    return (metric or str(listed[0]["metric"])).partition(",")[0] in RIGHT_WRONG  # "metric,filter"
+    return (metric or str(listed[0]["metric"])).partition(",")[0]  # "metric,filter"
 
 
 def _parts(name: str, include_path: str | None) -> list[dict[str, Any]] | None:

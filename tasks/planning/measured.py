@@ -4,14 +4,11 @@ An adapter that failed a general task is left out of that task's rate. A plan as
 that forgot nothing, and the flips of one that forgot say nothing about that.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
-
-from scipy.stats import t as student
 
 from infra.storage import Store
 
@@ -21,7 +18,7 @@ TRAINED = ("adapters", "models")
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one task: means over `adapters` verdicts. `sd` is of graded scores' differences, None where none shows it."""
+    """Of one task: means over `adapters` verdicts. `sd` is of the scores' differences, None where none states it."""
 
     adapters: int
     disagreement: float  # share of documents that flip, 0 to 1
@@ -42,9 +39,8 @@ def measured_by_task(store: Store, base: str) -> dict[str, Measured]:
         verdict = store.read_json(f"verdicts/{folder}/verdict.json")
         if not isinstance(verdict, dict) or verdict.get("adapter_digest") not in ours:
             continue
-        alpha = verdict.get("rule", {}).get("alpha")
         for task in verdict.get("tasks", []):
-            latest[task["task"], verdict["adapter_digest"]] = {**task, "sd": _sd(task, alpha)}
+            latest[task["task"], verdict["adapter_digest"]] = task
     by_task = defaultdict(list)
     for (name, _), task in latest.items():
         if task["role"] == "target" or task["verdict"] != "FAIL":
@@ -53,25 +49,12 @@ def measured_by_task(store: Store, base: str) -> dict[str, Measured]:
 
 
 def _mean(tasks: list[dict[str, Any]]) -> Measured:
-    spreads = [task["sd"] for task in tasks if task["sd"] is not None]
+    spreads = [sd for task in tasks if (sd := task.get("sd")) is not None]
     return Measured(
         adapters=len(tasks),
         disagreement=fmean((task["flips"]["lost"] + task["flips"]["gained"]) / task["n"] for task in tasks),
         sd=fmean(spreads) if spreads else None,
     )
-
-
-def _sd(task: dict[str, Any], alpha: float | None) -> float | None:
-    """Standard deviation of a graded task's differences, read back from its interval; None where that is no t interval.
-
-    Differences that do not vary, as of a model with itself, have an interval by another rule.
-    """
-    if alpha is None or task.get("kind") != "graded" or task.get("clusters") is not None:
-        return None
-    n, half = task["n"], (task["ci_high"] - task["ci_low"]) / 2
-    if n < 2 or math.isclose(half, 1 - alpha ** (1 / n), rel_tol=1e-6):
-        return None
-    return half * math.sqrt(n) / float(student.isf(alpha, n - 1))
 
 
 def _manifests(store: Store, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:

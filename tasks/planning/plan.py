@@ -16,7 +16,7 @@ from infra.storage import Store
 from tasks.planning.base import PlannedBase, look_at, meta_model
 from tasks.planning.decisions import power_of
 from tasks.planning.duration import Speed, guessed_speed, matmul_flops, measured_speed
-from tasks.planning.general import look_at_general
+from tasks.planning.general import few_documents, look_at_general
 from tasks.planning.made import made
 from tasks.planning.measured import measured_by_task
 from tasks.planning.rows import DataSet, Lengths, data_set, measure
@@ -32,8 +32,8 @@ from tasks.training.task import train_work
 Facts = dict[str, Any]
 
 
-def make_plan(recipe: Recipe, store_uri: str) -> Facts:
-    """The plan of every adapter as JSON; RequestError with all faults of base, rows, lengths and target_modules."""
+def make_plan(recipe: Recipe, store_uri: str, only: str | None = None) -> Facts:
+    """The plan of every adapter, or of `only` one, as JSON; RequestError with all faults of what it looks at."""
     store, devices, faults = Store(store_uri), local_devices(), []
     base: PlannedBase | None = None
     try:
@@ -46,9 +46,10 @@ def make_plan(recipe: Recipe, store_uri: str) -> Facts:
         known = look_at_general(recipe.evaluation)
     except RequestError as error:
         faults += error.faults
+    faults += few_documents(recipe.evaluation.general, recipe.gate.looks, recipe.evaluation.include_path)
     adapters = []
     with tempfile.TemporaryDirectory(prefix="tunefleet-plan-") as scratch:
-        for adapter in recipe.adapters:
+        for adapter in (one for one in recipe.adapters if only in (None, one.name)):
             try:
                 adapters.append(planner.plan(adapter, Path(scratch)))
             except RequestError as error:

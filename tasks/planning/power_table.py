@@ -11,7 +11,6 @@ from tasks.planning.power import ASSUMED
 
 Facts = Mapping[str, Any]
 ENOUGH = {True: "[green]yes[/]", False: "[bold red]NO[/]", None: "?"}
-KINDS = {"general": "drop", "pool": "drop", "target": "gain"}
 
 
 def print_power(power: Facts, console: Console) -> None:
@@ -40,14 +39,13 @@ def print_power(power: Facts, console: Console) -> None:
 
 
 def _row(one: Facts) -> tuple[str, ...]:
-    kind = KINDS[one["role"]]
     tier = f" ({one['tier']})" if one["tier"] not in (None, "critical") else ""
     documents = "?" if one["documents"] is None else f"{'<= ' * one['at_most']}{one['documents']:,}"
     rate = "" if one["role"] == "pool" else "?"
     if one["disagreement"] is not None:
         rate = f"{100 * one['disagreement']:.1f} %" + ("" if one["measured_on"] else "*")
-    shows = "?" if one["detectable"] is None else f"{kind} {100 * one['detectable']:.1f} %"
-    wanted = f"{'>' if kind == 'gain' else '<'} {100 * one['margin']:g} %"
+    shows = "?" if one["detectable"] is None else f"{one['change']} {100 * one['detectable']:.1f} %"
+    wanted = f"{'>' if one['role'] == 'target' else '<'} {100 * one['margin']:g} %"
     needs = "?" if one["needed"] is None else f"{one['needed']:,}"
     return escape(one["task"]) + tier, documents, rate, shows, wanted, needs, ENOUGH[one["enough"]]
 

@@ -1,9 +1,9 @@
 """`python -m tasks.preflight job.json`: what can be known of a fleet before any weight is trained.
 
 Per adapter: does target_modules match, how many parameters train, can every row be trained on, how many steps, and
-what looks like a mistake; and for all: are the general tasks known to lm-eval, with the metrics that are asked for, and
-do any run code without permission. It reads the architecture and the tokenizer, never the weights, and reports the
-faults of all adapters at once.
+what looks like a mistake; and for all: are the general tasks known to lm-eval, with the metrics that are asked for, do
+any run code without permission, and has each look documents of every task. It reads the architecture and the
+tokenizer, never the weights, and reports the faults of all adapters at once.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,9 @@ from infra.errors import Fault, RequestError
 from tasks.evaluation.catalogue import task_faults
 from tasks.evaluation.documents import check_metric
 from tasks.ingestion.dataset import read_jsonl
+from tasks.planning.general import few_documents
 from tasks.preflight.guards import measure_rows
+from tasks.recipe.schema import GeneralTask
 from tasks.training import methods
 from tasks.training.models import add_adapter, meta_base
 
@@ -27,6 +29,8 @@ def run(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained(base)
     facts: dict[str, Any] = {}
     faults = task_faults(job["general"], job["include_path"], permitted=job["confirm_run_unsafe_code"])
+    general = [GeneralTask.model_validate(one) for one in job["general"]]
+    faults += few_documents(general, job["looks"], job["include_path"])
     for adapter in job["adapters"]:
         facts[adapter["name"]] = {}
         for measure in (

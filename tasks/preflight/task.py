@@ -1,5 +1,6 @@
 """The preflight as a Prefect task: every fault that can be known before training, at once."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ def preflight(run: Run, recipe: Recipe, base: StageResult, data: dict[str, Stage
     ]
     evaluation = recipe.evaluation
     checked = {
-        "general": [one.model_dump(mode="json", include={"task", "metric"}) for one in evaluation.general],
+        "general": [one.model_dump(mode="json", include={"task", "metric", "limit"}) for one in evaluation.general],
+        "looks": recipe.gate.looks,
         "confirm_run_unsafe_code": evaluation.confirm_run_unsafe_code,
     }
     spec = {"adapters": adapters, **checked, "versions": library_versions()}
@@ -53,10 +55,11 @@ def preflight(run: Run, recipe: Recipe, base: StageResult, data: dict[str, Stage
             "include_path": evaluation.include_path,
         }
         facts = child("tasks.preflight", job, work, on_line=logger.debug)
-        (output / "adapters.txt").write_text("\n".join(sorted(facts)) + "\n")
+        # The store keeps one artifact for the same bytes: what later runs read must be among them.
+        (output / "facts.json").write_text(json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
         return facts
 
-    result = run.once(Work("preflight", 2, "preflights", recipe.name, spec, upstream), make)
+    result = run.once(Work("preflight", 3, "preflights", recipe.name, spec, upstream), make)
     for name, facts in result.facts.items():
         for warning in facts["warnings"]:
             logger.warning("%s: %s", name, warning)

@@ -65,6 +65,7 @@ def _of(adapter: Adapter, recipe: Recipe) -> Findings:
         yield from _of_trackers(adapter)
     if adapter.method in ("lora", "qlora"):
         yield from _of_lora(adapter)
+        yield from _of_cure(adapter, recipe)
     else:
         yield from _of_no_lora(adapter, recipe.lora)
 
@@ -129,6 +130,11 @@ def _of_fleet(adapters: list[Adapter], recipe: Recipe) -> Findings:
     if cure and not any(adapter.method in ("lora", "qlora") for adapter in adapters):
         methods = ", ".join(sorted({str(adapter.method) for adapter in adapters}))
         yield "cure", f"given for a fleet of method {methods}; only lora and qlora can be scaled: leave cure out"
+    if cure and not cure.scales and not cure.replay:
+        yield (
+            "cure.scales",
+            "got none, and no replay, so nothing would be tried; give scales or replay, or leave cure out",
+        )
     if cure and (twice := sorted({scale for scale in cure.scales if cure.scales.count(scale) > 1})):
         yield "cure.scales", f"got {', '.join(map(str, twice))} more than once; give each scale once"
 
@@ -201,6 +207,25 @@ def _of_lora(adapter: Adapter) -> Findings:
         )
     if lora.layers_to_transform and lora.target_modules == "all-linear":
         yield "lora.layers_to_transform", "needs target_modules as a list of names (or null), not 'all-linear'"
+
+
+def _of_cure(adapter: Adapter, recipe: Recipe) -> Findings:
+    """What the cure could not do with this adapter, though it is asked to."""
+    assert adapter.lora, "the recipe was not resolved"
+    cure, data = recipe.cure, adapter.data
+    plain = _scored_without_answers(adapter) or ("plain prompts with completions" if data.prompt is not None else None)
+    if cure and cure.replay and plain:
+        yield (
+            "cure.replay",
+            f"given, and the rows are {plain}; replayed rows are chats, and the rows of a data set are of one kind: "
+            "map them to chats (data.messages), or leave replay out",
+        )
+    if cure and cure.scales and not cure.replay and adapter.lora.use_dora:
+        yield (
+            "lora.use_dora",
+            "got true with cure.scales; DoRA's learned magnitudes apply whatever lora_alpha is, so no scale weakens "
+            "it: give cure.replay, leave cure out, or set use_dora: false",
+        )
 
 
 def _of_validation(adapter: Adapter) -> Findings:

@@ -6,10 +6,9 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from tasks.reporting.figures import change, interval, is_fraction
+from tasks.reporting.figures import VERDICT_COLOURS, change, confidence, interval, is_fraction
 
 KEPT = "kept ->"
-VERDICTS = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow"}
 
 
 def cure_table(adapter: Mapping[str, Any]) -> Table:
@@ -29,10 +28,10 @@ def cure_table(adapter: Mapping[str, Any]) -> Table:
         by_task = {task["task"]: task for task in point["general"]}
         table.add_row(
             *("" if kept is None or not _is(kept, point) else f"[green]{KEPT}[/]", _named(point)),
-            *(change(target["delta"], fraction), interval(target["ci_low"], target["ci_high"], fraction)),
+            *(change(target["delta"], fraction), _interval(point, fraction)),
             "" if point["pool"] is None else change(-point["pool"]["drop"], True),
             *(_general(by_task.get(name), is_fraction(metrics.get(name, ""))) for name in names),
-            f"[{VERDICTS[point['verdict']]}]{point['verdict']}[/]",
+            f"[{VERDICT_COLOURS[point['verdict']]}]{point['verdict']}[/]",
         )
     return table
 
@@ -45,6 +44,12 @@ def _named(point: Mapping[str, Any]) -> str:
     if point["kind"] == "replay":
         return f"replay, share {point['share']:g}"
     return "as trained" if point["scale"] == 1 else f"scale {point['scale']:g}"
+
+
+def _interval(point: Mapping[str, Any], fraction: bool) -> str:
+    """With its confidence: candidates share alpha, so that each has a smaller level than the adapter as trained."""
+    of = "" if point.get("alpha") is None else f" ({confidence(point['alpha'])})"
+    return interval(point["target"]["ci_low"], point["target"]["ci_high"], fraction) + of
 
 
 def _general(task: Mapping[str, Any] | None, fraction: bool) -> str:

@@ -1,4 +1,6 @@
-"""How figures are written: scores between 0 and 1 as per cent and their differences as points, losses in nats."""
+"""How figures and verdicts are written: scores between 0 and 1 as per cent, differences as points, losses in nats."""
+
+VERDICT_COLOURS = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow"}
 
 
 def is_fraction(metric: str) -> bool:
@@ -16,3 +18,8 @@ def change(value: float, fraction: bool) -> str:
 
 def interval(low: float, high: float, fraction: bool) -> str:
     return f"{change(low, fraction)} to {change(high, fraction)}"
+
+
+def confidence(alpha: float) -> str:
+    """Of the intervals that belong to one-sided tests at `alpha`."""
+    return f"{100 * (1 - 2 * alpha):.4g} %"

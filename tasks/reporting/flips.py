@@ -63,12 +63,9 @@ def _summary(store: Store, run: str) -> dict[str, Any]:
 
 
 def _runs(store: Store) -> list[str]:
-    """Run ids in the order of time, which is theirs."""
-    try:
-        folders = store.fs.ls(f"{store.root}/runs", detail=False)
-    except FileNotFoundError:
-        return []
-    return sorted(folder.rstrip("/").rpartition("/")[2] for folder in folders)
+    """Ids of the finished runs in the order of time, which is theirs; others have logs at most, and no summary."""
+    files = (file.split("/")[-3:] for file in store.fs.find(f"{store.root}/runs"))
+    return sorted(run for runs, run, name in files if runs == "runs" and name == "summary.json")
 
 
 def _of_verdict(store: Store, uri: str) -> list[Found]:

@@ -8,9 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from tasks.reporting.cure_table import cure_table
-from tasks.reporting.figures import change, interval, is_fraction, score
+from tasks.reporting.figures import VERDICT_COLOURS, change, confidence, interval, is_fraction, score
 
-COLOURS = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow"}
 STATUS_COLOURS = {
     **{"published": "green", "passed": "green", "compared": "cyan"},
     **{"failed": "red", "inconclusive": "yellow", "error": "red"},
@@ -25,7 +24,9 @@ ANSWER_COLOURS = {"yes": "green", "no": "red", "cannot tell": "yellow"}
 
 
 def print_summary(summary: Mapping[str, Any], console: Console) -> None:
-    """Per adapter its verdict, every task with interval, where it went; then trained against prompted; then probes."""
+    """What to know of the run; per adapter its verdict, every task, where it went; trained against prompted; probes."""
+    for warning in summary.get("warnings", []):
+        console.print(f"[yellow]{escape(warning)}[/]")
     for adapter in summary["adapters"]:
         console.print()
         console.print(_heading(adapter))
@@ -107,7 +108,8 @@ def _tasks(adapter: Mapping[str, Any]) -> Table:
     table.add_column("verdict")
     for task in sorted(adapter["tasks"], key=lambda task: task["role"] != "target"):
         fraction = is_fraction(task["metric"])
-        wanted = ("gain > " if fraction else "fall > ") if task["role"] == "target" else "drop < "
+        grows = task["higher_is_better"]
+        wanted = ("gain > " if grows else "fall > ") if task["role"] == "target" else "drop < " if grows else "rise < "
         flips = f"{task['flips']['lost']}/{task['flips']['gained']}" if fraction else ""
         table.add_row(
             *(escape(task["task"]), _role(task), task["metric"], str(task["n"])),
@@ -124,7 +126,7 @@ def _tasks(adapter: Mapping[str, Any]) -> Table:
 def _interval_of(adapter: Mapping[str, Any]) -> str:
     """The intervals' confidence is 1 - 2 alpha, and looks and cures have a smaller alpha than the recipe's."""
     alpha = (adapter["rule"] or {}).get("alpha", 0.05)
-    return f"{100 * (1 - 2 * alpha):.4g} % interval"
+    return f"{confidence(alpha)} interval"
 
 
 def _role(task: Mapping[str, Any]) -> str:
@@ -137,7 +139,7 @@ def _role(task: Mapping[str, Any]) -> str:
 
 
 def _label(task: Mapping[str, Any]) -> str:
-    label = f"[{COLOURS[task['verdict']]}]{task['verdict']}[/]"
+    label = f"[{VERDICT_COLOURS[task['verdict']]}]{task['verdict']}[/]"
     needed = task.get("needed")
     if task["verdict"] == "INCONCLUSIVE" and needed and needed > task["n"]:
         label += f", needs about {needed:,}"
@@ -172,8 +174,9 @@ def _comparisons(summary: Mapping[str, Any]) -> Table:
     table = Table(title="Was training worth it over prompting?", title_justify="left", box=None, padding=(0, 1))
     for name in ("adapter", "over"):
         table.add_column(name, overflow="fold")
-    for name in ("n", "trained", "prompted", "difference", "90 % interval"):
-        table.add_column(name, justify="right", no_wrap=name != "90 % interval")
+    intervals = f"{confidence(summary['recipe']['gate']['alpha'])} interval"  # compared at the level of the whole run
+    for name in ("n", "trained", "prompted", "difference", intervals):
+        table.add_column(name, justify="right", no_wrap=name != intervals)
     table.add_column("answer")
     for one in summary["comparisons"]:
         fraction = is_fraction(one["metric"])

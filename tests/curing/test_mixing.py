@@ -142,13 +142,13 @@ def test_as_a_task_it_is_made_once_and_long_rows_are_refused(tmp_path: Path) -> 
     data = stored(run, "datasets", lambda output: write_data(output, 48))
     fits = stored(run, "replays", replays(64))
     with disable_run_logger():
-        first = mix_replay.fn(run, adapter, data, fits, share=0.25, seed=0)
-        again = mix_replay.fn(run, adapter, data, fits, share=0.25, seed=0)
-        other = mix_replay.fn(run, adapter, data, fits, share=0.2, seed=0)
+        first = mix_replay.fn(run, adapter, data, fits, [], share=0.25, seed=0)
+        again = mix_replay.fn(run, adapter, data, fits, [], share=0.25, seed=0)
+        other = mix_replay.fn(run, adapter, data, fits, [], share=0.2, seed=0)
         assert first.facts["replayed"] == 13 and first.ref.kind == "datasets"
         assert first.ref == again.ref and (first.cached, again.cached, other.cached) == (False, True, False)
         with pytest.raises(StageError, match="65 tokens, above training"):
-            mix_replay.fn(run, adapter, data, fits.model_copy(update={"facts": {"longest": 65}}), share=0.5, seed=0)
+            mix_replay.fn(run, adapter, data, fits.model_copy(update={"facts": {"longest": 65}}), [], share=0.5, seed=0)
 
 
 def test_what_the_gate_asks_is_not_trained_on(folders: tuple[Path, Path]) -> None:

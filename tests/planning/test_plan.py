@@ -336,7 +336,7 @@ def test_rates_are_what_earlier_verdicts_on_this_base_measured(base: Path, tmp_p
         task="pydoc_perplexity", role="general", metric="nll_per_token", margin=0.05, higher_is_better=False, **drops
     )
     spread = np.std([drops["base"][key] - drops["adapter"][key] for key in drops["base"]], ddof=1)
-    judged(store, planned, seen("capitals_open", 1, 1), graded.model_dump(), name="a")
+    judged(store, planned, seen("capitals_open", 1, 1), graded.model_dump() | {"clusters": 40}, name="a")
     judged(store, planned, seen("capitals_open", 3, 3), seen("minimal_pairs", 90, 0, verdict="FAIL"), name="b")
     plan = make_plan(planned, str(store))
     answers = line(plan, "capitals_open")
@@ -371,6 +371,23 @@ def test_looks_divide_alpha_among_the_adapters(base: Path, tmp_path: Path) -> No
     assert not any(one["task"].startswith("asks.") for one in once["tasks"])
     prompts = make_plan(recipe(tmp_path, base, adapters[2]), str(tmp_path / "store"))["power"]
     assert prompts["tasks"] == [] and prompts["warnings"] == []
+
+
+def test_a_plan_of_one_adapter_is_judged_as_one_of_its_fleet(base: Path, tmp_path: Path) -> None:
+    planned = recipe(tmp_path, base, {"name": "one"}, {"name": "two"}, gate={"looks": 3})
+    whole, part = (make_plan(planned, str(tmp_path / "store"), only) for only in (None, "two"))
+    assert [one["name"] for one in part["adapters"]] == ["two"]
+    assert (part["power"]["judged"], part["power"]["alpha"]) == (2, whole["power"]["alpha"])
+    assert [one["task"] for one in part["power"]["tasks"] if one["role"] == "target"] == ["two.held_out"]
+    assert line(part, "capitals_open") == line(whole, "capitals_open")
+    prompt = recipe(tmp_path, base, {"name": "one"}, {"name": "asks", "method": "prompt"})
+    assert make_plan(prompt, str(tmp_path / "store"), "asks")["power"]["tasks"] == []
+
+
+def test_a_look_without_documents_is_a_fault_of_the_plan(base: Path, tmp_path: Path) -> None:
+    planned = recipe(tmp_path, base, evaluation={"general": [{"task": "capitals_open", "limit": 3}]}, gate={"looks": 4})
+    with pytest.raises(RequestError, match=r"gate\.looks: got 4, and general task 'capitals_open' has 3 documents"):
+        make_plan(planned, str(tmp_path / "store"))
 
 
 @pytest.mark.slow

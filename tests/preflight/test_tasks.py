@@ -12,7 +12,7 @@ from tests.tiny import save_tiny_base
 
 
 def job(base: Path, *general: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    rest: dict[str, Any] = {"adapters": [], "include_path": None, "confirm_run_unsafe_code": False}
+    rest: dict[str, Any] = {"adapters": [], "include_path": None, "confirm_run_unsafe_code": False, "looks": 1}
     return {"base": str(base), "general": [{"metric": None, **one} for one in general], **rest, **changes}
 
 
@@ -28,6 +28,18 @@ def test_every_fault_of_the_tasks_is_told_at_once(tmp_path: Path) -> None:
     assert run(job(base, wrong[0], right, confirm_run_unsafe_code=True), tmp_path) == {}
     with pytest.raises(RequestError, match="no lm-eval task is named 'gsm9k'; near names: gsm8k"):
         run(job(base, {"task": "gsm9k"}), tmp_path)
+
+
+def test_every_look_has_documents_of_every_task(tmp_path: Path) -> None:
+    base = save_tiny_base(tmp_path / "base")
+    asked = [{"task": "capitals_open", "limit": 3}, {"task": "minimal_pairs"}, {"task": "capitals_choice", "limit": 4}]
+    assert run(job(base, *asked, looks=3), tmp_path) == {}
+    with pytest.raises(RequestError) as told:
+        run(job(base, *asked, looks=4), tmp_path)
+    assert [str(fault) for fault in told.value.faults] == [
+        "gate.looks: got 4, and general task 'capitals_open' has 3 documents, at least one for each look; raise its "
+        "limit, or set looks to 3 or less"
+    ]
 
 
 @pytest.mark.parametrize("row", [{"text": "a"}, {"prompt": "q", "chosen": "a", "rejected": "b"}])

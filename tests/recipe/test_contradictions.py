@@ -267,6 +267,36 @@ def test_a_scale_is_tried_once():
     assert fault == "cure.scales: got 0.25, 0.5 more than once; give each scale once"
 
 
+def test_a_cure_has_something_to_try():
+    assert found({}, cure={"scales": [], "replay": {}}) == []
+    (fault,) = found({}, cure={"scales": []})
+    assert fault.startswith("cure.scales: got none, and no replay, so nothing would be tried;")
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        ({**ROWS, "format": "preference"}, "preference pairs"),
+        ({**ROWS, "format": "text"}, "plain text"),
+        ({**ROWS, "text": "{{ q }}"}, "plain text"),
+        ({**ROWS, "prompt": "{{ q }}", "completion": "{{ a }}"}, "plain prompts with completions"),
+    ],
+)
+def test_only_chats_can_be_mixed_with_replayed_ones(data: dict[str, Any], kind: str):
+    plain = {"name": "plain", "data": data}
+    assert found({}, plain, cure={}) == found({}, {**plain, "method": "full"}, cure={"replay": {}}) == []
+    (fault,) = found({}, plain, cure={"replay": {}})
+    assert fault.startswith(f"adapter 'plain' cure.replay: given, and the rows are {kind}; replayed rows are chats")
+
+
+def test_no_scale_weakens_dora():
+    dora = {"name": "dora", "lora": {"use_dora": True}}
+    assert found({}, dora) == found({}, dora, cure={"replay": {}}) == []
+    assert found({}, {**dora, "method": "full", "lora": {}}, cure={}) == []
+    (fault,) = found({}, dora, cure={})
+    assert fault.startswith("adapter 'dora' lora.use_dora: got true with cure.scales; DoRA's learned magnitudes apply")
+
+
 def test_looks_go_with_tasks_that_have_no_limit_and_clusters_with_suites():
     general = [{"task": "general-offline", "clusters": "task"}, "capitals"]
     assert found({}, gate={"looks": 4}, evaluation={"general": general}) == []

@@ -48,6 +48,8 @@ def store(tmp_path: Path) -> Store:
     for run in ("20261122-100000-aaaa", "20261122-110000-bbbb"):
         fleet = [{"name": name, "verdict_uri": uri} for name, uri in judged.items()]
         opened.write_json(f"runs/{run}/summary.json", {"run_id": run, "adapters": [*fleet, asked]})
+    for file in ("logs/summary.json", "events.json"):  # of a run that goes on, or did not get far
+        opened.write_json(f"runs/20261122-120000-cccc/{file}", {})
     return opened
 
 
@@ -74,6 +76,7 @@ def test_all_of_a_run_or_what_is_asked_for(store: Store) -> None:
         ({"run": "20261122-100000-aaab"}, "near ones: 20261122-100000-aaaa"),
         ({"run": "x"}, "the last ones: 20261122-100000-aaaa, 20261122-110000-bbbb; or take 'latest'"),
         ({"run": "../verdicts"}, "no finished run '../verdicts'"),
+        ({"run": "20261122-120000-cccc"}, "no finished run '20261122-120000-cccc'"),
         ({"adapter": "mirrer"}, "has no adapter with a verdict 'mirrer'; it has steady, mirror"),
         ({"adapter": "asked"}, "has no adapter with a verdict 'asked'"),
         ({"task": "capitals"}, "has no task 'capitals'; it has capitals_open, other"),

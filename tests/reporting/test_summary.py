@@ -15,12 +15,13 @@ from tasks.forgetting.verdict import compare
 from tasks.recipe.schema import Adapter, Recipe
 from tasks.reporting.summary import exit_code, summarise
 from tasks.reporting.table import print_summary
-from tests.forgetting.records import flips
+from tests.forgetting.records import flips, losses
 
 ROWS = {"rows": [{"prompt": "a", "completion": "b"}]}
 TASK = {
     **{"task": "own.held_out", "role": "target", "metric": "nll_per_token", "n": 120, "base": 2.0, "adapter": 1.5},
     **{"delta": -0.5, "ci_low": -0.6, "ci_high": -0.4, "margin": 0.105, "verdict": "PASS", "decides": True},
+    "higher_is_better": False,
     "flips": {"lost": 0, "gained": 0},
 }
 TRIAL = {"name": "lora-trial0", "number": 0, "settings": {"training.learning_rate": 0.00123456}, "state": "complete",
@@ -154,6 +155,28 @@ def test_the_interval_has_the_confidence_of_its_level() -> None:
     assert "99 % interval" in printed(summary(one))
 
 
+def test_the_comparisons_have_the_confidence_of_the_recipes_level() -> None:
+    content = summary(judged("tuned", learned(60)))
+    content["recipe"]["gate"]["alpha"] = 0.01
+    heading, _, rest = printed(content).partition("Was training worth it over prompting?")
+    assert "90 % interval" in heading and "98 % interval" in rest and "90 %" not in rest
+
+
+def test_what_must_not_rise_is_not_said_to_drop() -> None:
+    scores = losses(0.0, n=200, noise=0.05)
+    prose = compare(task="prose", role="general", metric="nll_per_token", margin=0.05, higher_is_better=False, **scores)
+    lines = printed(summary(judged("tuned", learned(60), general("a", 2, 2), prose))).splitlines()
+    assert [line.split()[0] for line in lines if "rise < 0.050" in line] == ["prose"]
+    assert [line.split()[0] for line in lines if "drop <" in line] == ["a"]
+
+
+def test_what_concerns_the_whole_run_stands_before_its_adapters() -> None:
+    content = summary(judged("tuned", learned(60)))
+    quiet = printed(content)
+    content["warnings"] = ["no general task asks for an open answer [sic]"]
+    assert printed(content) == "no general task asks for an open answer [sic]\n" + quiet
+
+
 def point(kind: str, scale: float, share: float | None, gain: float, drop: float, verdict: str) -> dict[str, Any]:
     general = [{"task": "a", "delta": -drop, "verdict": verdict}]
     target = {"delta": gain, "ci_low": gain - 0.05, "ci_high": gain + 0.05}
@@ -178,6 +201,10 @@ def test_a_cure_shows_what_was_learned_against_what_was_forgotten() -> None:
     assert rows["kept ->"][2:] == ["scale", "0.5", "+85.0", "+80.0", "to", "+90.0", "-1.0", "-1.0", "PASS"]
     assert rows["replay, share"][-2:] == ["FAIL", "FAIL"] and table.count("kept ->") == 1
     assert "cure: scale 0.5 passes [sic]" in table
+    for one_point, alpha in zip(curve, (0.05, 0.0125, 0.0125), strict=True):
+        one_point["alpha"] = alpha
+    own = " ".join(printed(summary(one)).split())
+    assert "+85.0 to +95.0 (90 %)" in own and "+80.0 to +90.0 (97.5 %)" in own
     none = printed(summary(judged("tuned", learned(60), cure={**cure, "kept": None})))
     assert "kept ->" not in none and "as trained" in none
 
@@ -191,12 +218,12 @@ def test_a_win_rate_is_one_line() -> None:
 
 
 def test_self_tests_say_whether_damage_is_noticed() -> None:
-    def test(kind: str, ok: bool, said: str) -> dict[str, Any]:
-        return {"precision": "nf4", "kind": kind, "expected": "FAIL", "verdict": "FAIL", "noticed_by": ["a"], "ok": ok,
+    def test(kind: str, ok: bool, said: str, verdict: str = "FAIL") -> dict[str, Any]:
+        return {"precision": "nf4", "kind": kind, "expected": "FAIL", "verdict": verdict, "noticed_by": ["a"], "ok": ok,
                 "largest_difference": None, "said": said}  # fmt: skip
 
     tests = [
-        test("again", True, "0 flips of 822"),
+        test("again", True, "0 flips of 822", "INCONCLUSIVE"),  # too few documents for a PASS, and none of them moved
         test("noised", True, "noticed by a"),
         test("one-answer", False, "noticed by no task; not by a"),
     ]

@@ -1,0 +1,37 @@
+"""What a preflight leaves in the store: the figures themselves, so that a later run reads its own and no older ones."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.logging import disable_run_logger
+
+from tasks.ingestion.task import import_base, ingest
+from tasks.preflight.task import preflight
+from tasks.recipe.schema import Recipe
+from tasks.runs import new_run
+from tests.tiny import save_tiny_base
+
+ROWS = [{"question": f"What is {number}?", "answer": "ok" * (1 + number % 3)} for number in range(12)]
+DATA = {"rows": ROWS, "held_out": 2, "messages": {"user": "{{ question }}", "assistant": "{{ answer }}"}}
+
+
+@pytest.mark.slow
+def test_a_preflight_that_found_other_warnings_is_another_artifact(tmp_path: Path) -> None:
+    base = save_tiny_base(tmp_path / "base")
+    run = new_run(str(tmp_path / "store"))
+
+    def facts(rank: int) -> dict[str, Any]:
+        adapter = {"name": "one", "data": DATA, "lora": {"r": rank, "target_modules": ["q_proj"]}}
+        content = {"name": "tiny", "base": {"model": str(base)}, "method": "lora", "adapters": [adapter]}
+        recipe = Recipe.model_validate(content).resolved()
+        with disable_run_logger():
+            data = {"one": ingest.fn(run, recipe.adapters[0])}
+            found = preflight.fn(run, recipe, import_base.fn(run, recipe.base), data)
+        assert found.facts == json.loads((Path(found.ref.uri) / "facts.json").read_text())
+        return dict(found.facts["one"])
+
+    many, few = facts(64), facts(2)
+    assert many["trainable_params"] == 32 * few["trainable_params"]
+    assert any("rank 64 for 10 training rows" in one for one in many["warnings"]) and few["warnings"] == []
