@@ -25,7 +25,10 @@ from infra.settings import scratch_folder
 from infra.storage import ArtifactRef, Claim, Store
 from tasks.artifacts import StageResult
 
-LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets", "lm_eval", "prefect")
+LIBRARIES = (
+    *("torch", "transformers", "tokenizers", "peft", "trl", "bitsandbytes", "accelerate", "datasets"),
+    *("lm_eval", "sacrebleu", "rouge_score", "prefect"),
+)
 
 
 def stage_key(stage: str, *, version: int, spec: Any, upstream: Mapping[str, str]) -> str:

@@ -1,14 +1,15 @@
 """The models that answer: one base in memory, and those that take turns on it or in its place."""
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import MethodType
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers import AutoTokenizer
 
@@ -16,7 +17,7 @@ from infra.errors import StageError
 from tasks.evaluation.forest import Plans
 from tasks.evaluation.noising import noised
 from tasks.evaluation.onednn import through_onednn
-from tasks.evaluation.shared import Footing, SharedLM
+from tasks.evaluation.shared import ROOM, Footing, SharedLM
 from tasks.evaluation.suited import why_unsuited
 from tasks.training.models import COMPUTE_DTYPE, Quantization, load_base
 
@@ -45,18 +46,24 @@ class Bench:
         """lm-eval's model of one side: the base itself for None, else the base with this adapter on it.
 
         StageError if the adapter leaves the logits as they are: then the base would be scored under its name.
+        StageError, too, if its logits are no numbers, or it is of a kind that no recipe makes.
         """
-        base = self._loaded()
         if adapter is None:
-            yield self._as_lm(base, self._unsuited)
+            yield self._as_lm(self._loaded(), self._unsuited)
             return
-        with self._wearing(PeftModel.from_pretrained(base, adapter), f"{adapter}: the adapter") as lm:
+        if (kind := PeftConfig.from_pretrained(str(adapter))).is_prompt_learning:
+            raise StageError(
+                f"{adapter}: a {kind.peft_type} adapter puts tokens of its own before every row, which cannot be "
+                "scored here; give one that changes weights, such as LoRA."
+            )
+        with self._wearing(partial(PeftModel.from_pretrained, model_id=adapter), f"{adapter}: the adapter") as lm:
             yield lm
 
     @contextmanager
     def answering_as_noised(self, seed: int, strength: float) -> Iterator[SharedLM]:
         """The base damaged on purpose: to every linear layer is added noise of `strength` times the layer's norm."""
-        with self._wearing(noised(self._loaded(), seed, strength), f"noise of {strength} times the weights") as lm:
+        put_on = partial(noised, seed=seed, strength=strength)
+        with self._wearing(put_on, f"noise of {strength} times the weights") as lm:
             yield lm
 
     @contextmanager
@@ -75,11 +82,13 @@ class Bench:
         model = load_base(folder, "none", self._device, self._dtype).eval()
         through_onednn(model)
         self._refuse_unchanged(model, f"{folder}: the fine-tuned model")
-        yield self._as_lm(model, why_unsuited(model, self.tokenizer))
+        yield self._as_lm(model, self._why_unsuited(model))
 
     @contextmanager
-    def _wearing(self, adapted: Any, name: str) -> Iterator[SharedLM]:
+    def _wearing(self, put_on: Callable[[Any], Any], name: str) -> Iterator[SharedLM]:
         """The base with an adapter on it, which is taken off again."""
+        base, self._base = self._loaded(), None  # an adapter that can be put on in part only spoils the base
+        adapted = put_on(base)
         try:
             adapted.eval()
             self._refuse_unchanged(adapted, name)
@@ -94,18 +103,22 @@ class Bench:
             through_onednn(self._base)
             self._probe_logits(self._base)  # packs the weights, so that every side is answered from the same ones
             self._plain = self._probe_logits(self._base)
-            self._unsuited = why_unsuited(self._base, self.tokenizer)
+            self._unsuited = self._why_unsuited(self._base)
         return self._base
 
     def _as_lm(self, model: Any, unsuited: str | None, batch_size: int | None = None) -> SharedLM:
         as_base = model.disable_adapter if isinstance(model, PeftModel) else None
-        if as_base and model.active_peft_config.is_prompt_learning:
-            unsuited = "its adapter puts tokens of its own before every row"
         footing = Footing(self._plans, unsuited, as_base)
         return SharedLM(model, self.tokenizer, batch_size or self._batch_size, footing)
 
+    def _why_unsuited(self, model: Any) -> str | None:
+        return why_unsuited(model, self.tokenizer, ROOM * max(self._batch_size, 2))
+
     def _refuse_unchanged(self, model: Any, name: str) -> None:
-        if self._plain is not None and torch.equal(self._probe_logits(model), self._plain):
+        logits = self._probe_logits(model)
+        if logits.isnan().any():
+            raise StageError(f"{name} gives logits that are not numbers (NaN); its training may have diverged.")
+        if self._plain is not None and torch.equal(logits, self._plain):
             raise StageError(f"{name} does not change the base's logits; it was not applied, or nothing was learned.")
 
     @torch.inference_mode()

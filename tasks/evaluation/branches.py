@@ -14,7 +14,8 @@ Branch = list[tuple[torch.Tensor, torch.Tensor]]  # of each layer the keys and v
 def logits_after(model: Any, one: Pass, places: Sequence[int], cache: DynamicCache | None = None) -> torch.Tensor:
     """Logits (len(places), vocabulary) of what follows the tokens at these places; `cache` is filled on the way.
 
-    The model's own head runs, on these places only, so that whatever a model does to its logits is done.
+    The model's own head runs, on these places only, so that whatever a model does to its logits is done. ValueError if
+    it ran on others.
     """
     visible = one.mask().to(model.device)[None, None]
     if model.config.get_text_config()._attn_implementation != "sdpa":  # eager attention adds its mask
@@ -30,6 +31,8 @@ def logits_after(model: Any, one: Pass, places: Sequence[int], cache: DynamicCac
         use_cache=cache is not None,
         logits_to_keep=torch.tensor(places, device=model.device),
     )
+    if len(output.logits[0]) != len(places):
+        raise ValueError(f"asked for the logits of {len(places)} places, it gives those of {len(output.logits[0])}")
     return output.logits[0]
 
 

@@ -7,6 +7,7 @@ code runs only when the task is loaded.
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -182,10 +183,42 @@ def _absent_members(listed: Any, index: Mapping[str, Any]) -> Iterator[str]:
 
 
 def folder_digest(include_path: str | None) -> str:
-    """Digest of what the tasks that do not come from lm-eval itself are made of: the suite, its data, the user's."""
+    """Digest of what the tasks that do not come from lm-eval itself are made of: the suite, its data, the user's.
+
+    To the user's belong all files of the folder, and local data outside it that its YAML names as data_files, data_dir
+    or dataset_path. What only the code of a task opens is not seen.
+    """
     files = {f"suites/{path.name}": path for path in SUITES.iterdir() if path.suffix in (".py", ".yaml")}
     files["capitals.csv"] = CAPITALS
     if include_path:
         own = (path for path in Path(include_path).rglob("*") if path.is_file() and path.suffix != ".pyc")
         files |= {f"own/{path.relative_to(include_path)}": path for path in own}
+        files |= {f"data/{path}": path for path in _data_outside(Path(include_path))}
     return digest_tree({name: digest_file(path) for name, path in files.items()})
+
+
+def _data_outside(folder: Path) -> set[Path]:
+    """Local files that the YAML of a folder names as data; relative names stand as `datasets` reads them."""
+    import yaml
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    named: set[str] = set()
+    for path in folder.rglob("*.yaml"):
+        try:
+            config = load_yaml(path, resolve_func=False)
+        except (yaml.YAMLError, OSError, ValueError):  # see folder_faults
+            continue
+        options = config.get("dataset_kwargs") or {}
+        for value in (options.get("data_files"), options.get("data_dir"), config.get("dataset_path")):
+            named.update(_texts(value))
+    found = {Path(match) for name in named for match in glob(name, recursive=True)}  # noqa: PTH207 (may be absolute)
+    return {file for path in found for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()}
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The strings in one, in a list of them, or in a mapping to either."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(one)

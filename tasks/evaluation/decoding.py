@@ -18,11 +18,12 @@ from transformers import DynamicCache
 from tasks.evaluation.branches import Branch, Rows, branch_of, logits_after
 from tasks.evaluation.forest import Pass
 
-# Settings of a generation config that leave greedy decoding as it is; any other one does something of its own.
+# Settings of a generation config that leave greedy decoding as it is; any other one does something of its own. HFLM
+# asks with a max_length of its own, over which a max_new_tokens of the config would win.
 HARMLESS = {
     *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"),
     *("do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"),
-    *("max_length", "max_new_tokens", "use_cache", "num_return_sequences", "transformers_version"),
+    *("max_length", "use_cache", "num_return_sequences", "transformers_version"),
     *("output_attentions", "output_hidden_states", "output_scores", "output_logits", "return_dict_in_generate"),
 }
 ASKED = {"until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p", "min_p"}  # of a request, the same

@@ -21,14 +21,15 @@ import torch
 from lm_eval.evaluator import evaluate
 
 from infra import stage_process
-from infra.errors import Fault, RequestError, StageError, TransientError
+from infra.errors import Fault, RequestError, StageError, TransientError, TunefleetError
 from tasks.evaluation.bench import Bench
 from tasks.evaluation.documents import NO_SHOTS, probe_task, target_task
 from tasks.evaluation.finishing import finish, finished
-from tasks.evaluation.lm_tasks import load, running_code
+from tasks.evaluation.lm_tasks import load, running_code, same_random
 from tasks.evaluation.metrics import LOSS
 from tasks.evaluation.parts import ask_only, slice_of
 from tasks.evaluation.records import Record, records_of, write_records
+from tasks.evaluation.scoring import BASE
 from tasks.evaluation.shared import SharedLM, as_trained
 from tasks.ingestion.dataset import read_jsonl
 
@@ -93,21 +94,30 @@ def tokens_of(lm: SharedLM) -> Callable[..., int]:
 
 
 def drafts_of(tasks: dict[str, Any], limit: int | None) -> dict[tuple[str, int], str]:
-    """{(task, number of the document): reference answer} of all that is generated: the model only has to verify it."""
-    return {
-        (task.config.task, number): answer
-        for task in tasks.values()
-        if task.config.output_type == "generate_until"
-        for number, document in task.doc_iterator(limit=limit)
-        if (answer := _reference(task, document))
-    }
+    """{(task, number of the document): reference answer} of all that is generated: the model only has to verify it.
+
+    Whether there is a draft changes no score: not what a task draws at random, and not what it fails at.
+    """
+    with same_random():
+        return {
+            (task.config.task, number): answer
+            for task in tasks.values()
+            if task.config.output_type == "generate_until"
+            for number, document in task.doc_iterator(limit=limit)
+            if (answer := _reference(task, document))
+        }
 
 
 def _reference(task: Any, document: Any) -> str | None:
-    """The wanted answer, the first of several; None where a task wants no text (IFEval checks rules)."""
-    target = task.doc_to_target(document)
-    if isinstance(target, int) and task.config.doc_to_choice is not None:
-        target = task.doc_to_choice(document)[target]
+    """The wanted answer, the first of several; None where a task wants no text (IFEval: rules) or cannot tell."""
+    try:
+        target = task.doc_to_target(document)
+        if isinstance(target, int) and task.config.doc_to_choice is not None:
+            target = task.doc_to_choice(document)[target]
+    except TunefleetError:  # a SIGTERM that came meanwhile
+        raise
+    except Exception:  # noqa: BLE001 (a task's own code can raise anything; where it matters, lm-eval meets it again)
+        return None
     if isinstance(target, list | tuple) and target:
         target = target[0]
     return target if isinstance(target, str) else None
@@ -159,7 +169,8 @@ def _load(cell: dict[str, Any], lm: SharedLM) -> tuple[Any, bool, int | None]:
 def run(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Score the cells of every side in `job` ("dtype", if given, is torch's name for the base's precision).
 
-    A side that fails is reported and does not stop the others.
+    A side that fails is reported and does not stop the others, unless all would fail alike: the request is wrong, the
+    memory is full, the process was asked to stop, or it is the base.
 
     A side is the base, or says what stands on or in place of it: {"adapter": folder}, {"model": folder},
     {"noised": {"seed", "strength"}} for the base with noise on its weights, {"again": true} for the base in batches of
@@ -190,11 +201,17 @@ def run(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     for side in sorted(job["sides"], key=lambda side: bool(side.get("model"))):  # the base is put away only once
         try:
             answer(side)
-        except StageError as error:
-            if isinstance(error, TransientError):  # asked to stop: the whole process, not this side
+        except Exception as error:  # whatever a library makes of an adapter, or a task's own code of its answers
+            told = isinstance(error, StageError)
+            if _of_all_sides(error) or (side["name"] == BASE and not told):
                 raise
-            failed[side["name"]] = str(error)
+            failed[side["name"]] = str(error) if told else f"{type(error).__name__}: {error}"
     return {"facts": facts, "failed": failed}
+
+
+def _of_all_sides(error: Exception) -> bool:
+    full = stage_process.exit_code(error) == stage_process.EXIT_OUT_OF_MEMORY
+    return full or isinstance(error, TransientError | RequestError)
 
 
 def _answering(bench: Bench, side: dict[str, Any]) -> AbstractContextManager[SharedLM]:

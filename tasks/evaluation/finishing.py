@@ -7,7 +7,9 @@ the folder because they name seconds, and what is stored is to have the same dig
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from infra.errors import StageError
 from tasks.evaluation.records import read_records
 
 Facts = dict[str, Any]
+ABANDONED = 24 * 3600  # seconds after which nobody writes to a half finished folder any more
 
 
 def finished(output: Path, key: str) -> Facts | None:
@@ -47,9 +50,16 @@ def finish(output: Path, key: str, score: Callable[[Path], Facts]) -> Facts:
 
 
 def discard(output: Path) -> None:
-    """Take away what is left of a cell that has gone into the store."""
+    """Take away what is left of a cell that has gone into the store, also by processes that were killed long ago.
+
+    What is younger may be another run's, which needs the same and is still at it.
+    """
     _facts_of(output).unlink(missing_ok=True)
     shutil.rmtree(output, ignore_errors=True)
+    for aside in output.parent.glob(f".{output.name}-*"):
+        with suppress(FileNotFoundError):  # that run finished meanwhile
+            if time.time() - aside.stat().st_mtime > ABANDONED:
+                shutil.rmtree(aside, ignore_errors=True)
 
 
 def _facts_of(output: Path) -> Path:

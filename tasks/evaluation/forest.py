@@ -62,10 +62,10 @@ class Pass:
 
 
 def plan(sequences: Sequence[Tokens], room: int) -> list[Pass]:
-    """Passes of at most `room` tokens that hold every sequence, cut where the least is computed twice.
+    """Passes that hold every sequence, cut where the least is computed twice.
 
-    A sequence longer than half the room may share a pass of twice its own length: siblings on a long context would
-    otherwise each compute it again.
+    A pass holds at most `room` tokens beside its longest sequence: siblings on a long context share it, and strangers
+    that are long each have a pass of their own.
     """
     numbers: dict[Tokens, list[int]] = {}
     for number, sequence in enumerate(sequences):
@@ -90,7 +90,7 @@ def _cuts(lengths: list[int], shared: list[int], room: int) -> list[tuple[int, i
         for end in range(start, len(lengths)):
             tokens += lengths[end] - (shared[end] if end > start else 0)
             longest = max(longest, lengths[end])
-            if end > start and tokens > max(room, 2 * longest):
+            if end > start and tokens > longest + room:
                 break
             if cost[start] + tokens + PASS_COST < cost[end + 1]:
                 cost[end + 1], came_from[end + 1] = cost[start] + tokens + PASS_COST, start

@@ -72,6 +72,18 @@ def load(
 
 
 @contextmanager
+def same_random() -> Iterator[None]:
+    """What is drawn inside leaves no trace: Python, NumPy and PyTorch go on as if it had not been."""
+    own, arrays = random.getstate(), numpy.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(own)
+        numpy.random.set_state(arrays)
+
+
+@contextmanager
 def running_code(permitted: bool) -> Iterator[None]:
     """With permission, tasks may run the code that a model wrote; `evaluate`'s code_eval asks for this variable."""
     if not permitted:

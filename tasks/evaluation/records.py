@@ -79,6 +79,11 @@ def records_of(
             if sample["filter"] != chosen.filter:
                 continue
             record = _record(sample, results["configs"][task]["output_type"], count_tokens)
+            if any(map(math.isnan, record["loglikelihoods"] or ())):  # the first of choices would win
+                raise StageError(
+                    f"{task}, document {sample['doc_id']}: a log-likelihood is not a number (NaN); look at the model's "
+                    "weights: its training may have diverged."
+                )
             record["cluster"] = _cluster(sample["doc"], clusters, task, several) if clusters else None
             record["doc_id"] = f"{task}:{sample['doc_id']}" if several else str(sample["doc_id"])
             record["metric"] = chosen.name

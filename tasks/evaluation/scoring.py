@@ -21,10 +21,13 @@ from tasks.evaluation.finishing import discard
 from tasks.recipe.schema import Adapter, Recipe
 from tasks.runs import Run
 
-VERSION = 3
+VERSION = 4
 PROBES = "probes"
 PROBE_TOKENS = 32  # longest answer to a probe
-LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "lm_eval")
+LIBRARIES = (
+    *("torch", "transformers", "tokenizers", "peft", "bitsandbytes", "lm_eval", "datasets"),
+    *("sacrebleu", "rouge_score"),
+)
 BASE = "base"  # the side that is no adapter
 SELF_TEST_DOCUMENTS = 128  # a damaged model is noticed on fewer documents than a verdict takes
 Scores = dict[str, dict[str, list[StageResult]]]  # side -> cell -> results, one for each look

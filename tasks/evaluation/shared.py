@@ -4,6 +4,7 @@ Requests are put into a forest (tasks/evaluation/forest.py) and the head runs wh
 does not suit (tasks/evaluation/suited.py) is answered by HFLM as it comes, and the cell's facts say so.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -22,7 +23,8 @@ from tasks.evaluation.decoding import Answer, Stop, finish, verified, why_not_gr
 from tasks.evaluation.forest import Pass, Plans
 from tasks.evaluation.suited import why_too_long
 
-ROOM = 32  # tokens of a pass for each document of a batch
+ROOM = 32  # tokens of a pass, beside its longest sequence, for each document of a batch
+CHUNK = 1024  # places whose log-probabilities are held at a time: of all, they would be the largest tensor by far
 HELD = 256  # tokens of keys and values for each document of a batch: more, shorter answers grow side by side
 COMPARED = 32  # documents of a cell whose distributions are compared with the base's
 Drafts = Mapping[tuple[str, int], str]  # {(task, document): text}
@@ -64,12 +66,16 @@ class SharedLM(HFLM):
         self.cell = Cell(drafts, with_kl)
 
     def cell_facts(self) -> dict[str, Any]:
-        """path, why: `shared`, or `stock` and the reason. kl: mean over kl_tokens of KL(base || adapter), in nats."""
+        """path, why: `shared`, or `stock` and the reason. kl: mean over kl_tokens of KL(base || adapter), in nats.
+
+        kl is None, too, where it is no finite number.
+        """
         cell = self.cell
+        kl = cell.kl / cell.kl_tokens if cell.kl_tokens else math.nan
         return {
             "path": "stock" if cell.why_stock else "shared",
             "why": cell.why_stock,
-            "kl": cell.kl / cell.kl_tokens if cell.kl_tokens else None,
+            "kl": kl if math.isfinite(kl) else None,
             "kl_tokens": cell.kl_tokens,
         }
 
@@ -102,6 +108,12 @@ class SharedLM(HFLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[Request], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
+        for asked, _, continuation in requests:
+            if not continuation:  # its likelihood would be 1
+                raise StageError(
+                    f"the continuation {asked[1]!r} behind '...{asked[0][-80:]}' has no tokens, so it has no "
+                    "likelihood; look at the task's choices."
+                )
         if self._stock([len(context) + len(continuation) for _, context, continuation in requests]):
             return super()._loglikelihood_tokens(list(requests), disable_tqdm=disable_tqdm, override_bs=override_bs)
         first = _first_documents(requests)
@@ -123,28 +135,29 @@ class SharedLM(HFLM):
             paths = {number: one.path(last, len(requests[number][2])) for number, last in one.last.items()}
             places = sorted(set().union(*paths.values()))
             logits = logits_after(self.model, one, places)
-            log_probs = logits.float().log_softmax(-1)
             row = {place: at for at, place in enumerate(places)}
             rows = torch.tensor([row[place] for path in paths.values() for place in path], device=logits.device)
             wanted = torch.tensor([token for number in paths for token in requests[number][2]], device=logits.device)
             lengths = [len(path) for path in paths.values()]
-            likelihoods = log_probs[rows, wanted].split(lengths)
+            likelihoods = _log_probs(logits, rows, wanted).split(lengths)
             greedy = (logits.argmax(-1)[rows] == wanted).split(lengths)
             for number, likelihood, hits in zip(paths, likelihoods, greedy, strict=True):
                 answers[number] = float(likelihood.sum()), bool(hits.all())
                 if requests[number][0] is not None:
                     self.cache_hook.add_partial("loglikelihood", requests[number][0], answers[number])
             if compare:
-                self._compare(one, places, log_probs)
+                self._compare(one, places, logits)
             bar.update(len(paths))
         return [answers[number] for number in range(len(requests))]
 
-    def _compare(self, one: Pass, places: list[int], log_probs: torch.Tensor) -> None:
+    def _compare(self, one: Pass, places: list[int], logits: torch.Tensor) -> None:
         """Add how far this adapter's distributions at these places are from the base's."""
         assert self.footing.as_base
         with self.footing.as_base():
-            base = logits_after(self.model, one, places).float().log_softmax(-1)
-        self.cell.kl += float(kl_div(log_probs, base, log_target=True, reduction="sum"))
+            base = logits_after(self.model, one, places)
+        for pair in zip(logits.split(CHUNK), base.split(CHUNK), strict=True):
+            ours, theirs = (part.float().log_softmax(-1) for part in pair)
+            self.cell.kl += float(kl_div(ours, theirs, log_target=True, reduction="sum"))
         self.cell.kl_tokens += len(places)
 
     # Greedy answers
@@ -159,6 +172,12 @@ class SharedLM(HFLM):
         if room >= self.max_length:  # HFLM has an error for this
             return super().generate_until(requests, disable_tqdm=disable_tqdm)
         prompts = [self._prompt(request.args[0], most) for request, most in zip(requests, longest, strict=True)]
+        for request, prompt in zip(requests, prompts, strict=True):
+            if not prompt:
+                raise StageError(
+                    f"{request.task_name}, document {request.doc_id}: the prompt has no tokens, so there is nothing to "
+                    "answer; look at the task's doc_to_text."
+                )
         if self._stock([len(one) + most for one, most in zip(prompts, longest, strict=True)], not_greedy):
             return super().generate_until(requests, disable_tqdm=disable_tqdm)
         last = self.tok_decode([self.eot_token_id], skip_special_tokens=False)
@@ -194,7 +213,7 @@ class SharedLM(HFLM):
                         continue
                     places, logits = verified(self.model, one, here)
                     if compared and any(answer.drafts for answer, _ in here):
-                        self._compare(one, places, logits.float().log_softmax(-1))
+                        self._compare(one, places, logits)
                     bar.update(sum(answer.branch is None for answer, _ in here))
                     yield from (answer for answer, _ in here if answer.branch)
 
@@ -243,6 +262,15 @@ def as_trained(lm: SharedLM) -> SharedLM:
     trained = AsTrained(lm.model, lm.tokenizer, lm.batch_size, lm.footing, add_bos_token=False)
     trained.cell = lm.cell
     return trained
+
+
+def _log_probs(logits: torch.Tensor, rows: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities (n,), float32, of the tokens `wanted` (n,) in the `rows` (n,) of `logits`."""
+    found = torch.empty(len(rows), device=logits.device)
+    for number, part in enumerate(logits.split(CHUNK)):
+        here = rows // CHUNK == number
+        found[here] = part.float().log_softmax(-1)[rows[here] % CHUNK, wanted[here]]
+    return found
 
 
 def _first_documents(requests: Sequence[Request]) -> int:

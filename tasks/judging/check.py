@@ -12,7 +12,10 @@ _SHOWN = 10  # names of models in a message
 
 
 def judge_faults(judge: Judge) -> list[Fault]:
-    """A model that is not there, a server that cannot be reached or takes no such key, a name that it does not have."""
+    """A model that is not there, a server that takes no such key or is none, a name that it does not have.
+
+    TransientError where nobody answers: the server may be busy, and then nothing is wrong with the request.
+    """
     if judge.endpoint is None:
         return _of_model(located(judge.model or ""))
     name = str(judge.name)
@@ -22,7 +25,9 @@ def judge_faults(judge: Judge) -> list[Fault]:
             if there is None:  # no list: one question tells as much
                 endpoint.reply(name, "Reply with the letter A.")
                 return []
-    except (RequestError, TransientError, StageError) as error:
+    except TransientError:
+        raise
+    except (RequestError, StageError) as error:
         return [Fault(str(error), "evaluation.judge.endpoint")]
     if name in there:
         return []
@@ -50,6 +55,6 @@ def _of_model(model: str) -> list[Fault]:
             packaged_file(model)
         else:
             identify(model, None)
-    except (RequestError, TransientError) as error:
+    except RequestError as error:
         return [Fault(str(error).replace("base.model", "got"), where)]
     return []

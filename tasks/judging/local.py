@@ -52,7 +52,7 @@ def asked(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
     """(tokens up to the reply, the three letters' tokens).
 
     Within `text`, control tokens are spelled out as plain characters: no answer can end its own turn.
-    RequestError if the tokenizer has no token for each letter.
+    RequestError if the tokenizer has no token for each letter, or its chat template does not show the text once.
     """
     if tokenizer.chat_template:
         message = [{"role": "user", "content": HERE}]
@@ -60,7 +60,12 @@ def asked(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
         frame = tokenizer.apply_chat_template(
             message, tokenize=False, add_generation_prompt=True, enable_thinking=False
         )
-        before, _, after = frame.partition(HERE)
+        if frame.count(HERE) != 1:  # left out, or said again: the judge would not read the question, or read it torn
+            raise RequestError(
+                f"the chat template of the judge shows a user's message {frame.count(HERE)} times, not once; take "
+                "another judge."
+            )
+        before, after = frame.split(HERE)
         space = ""
     else:
         before, after, space = render_prompt(tokenizer, ""), "\n\nLetter:", " "

@@ -1,5 +1,6 @@
 """The benchmark of scoring runs, says its figures in the promised form, and both contestants agree. No timing."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -27,3 +28,15 @@ def test_base_and_adapters_come_out_the_same_and_every_ratio_is_told(tmp_path: P
     assert all(0 < one["min"] <= one["median"] <= one["max"] for one in report["ratios"].values())
     (repeat,) = report["repeats"]
     assert set(repeat) == {"tunefleet", "lm_eval"}
+
+
+@pytest.mark.parametrize(("other", "same"), [(-1.0, True), (-1.5, False), (float("nan"), False)])
+def test_what_is_no_number_is_not_the_same(monkeypatch: pytest.MonkeyPatch, other: float, same: bool) -> None:
+    monkeypatch.syspath_prepend(str(PROJECT / "benchmarks"))
+    compared = importlib.import_module("evaluate").compared
+    runs = {
+        who: {"whole_s": 1.0, "scoring_s": 1.0, "answers": {("base", "task", "0"): [-0.5, number]}}
+        for who, number in (("tunefleet", other), ("lm_eval", -1.0))
+    }
+    report = compared([runs])
+    assert report["same"] is same and report["agreement"]["other_numbers"] == (not same)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from infra.errors import Fault
-from tasks.evaluation.catalogue import refused_tasks, task_faults, task_manager, unknown_tasks
+from tasks.evaluation.catalogue import folder_digest, refused_tasks, task_faults, task_manager, unknown_tasks
 from tests.evaluation.own_tasks import write_task
 
 pytestmark = pytest.mark.slow  # lm-eval reads its thousands of files anew for each folder
@@ -93,3 +93,28 @@ def test_a_metric_that_a_task_surely_lacks_is_told(folder: Path, task: str, metr
     found = faults(folder, {"task": task, "metric": metric}, permitted=True)
     assert bool(found) == bool(has)
     assert (has or "") in said(found)
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        "dataset_path: json\ndataset_kwargs: {data_files: {test: DATA/rows.jsonl}}\n",
+        "dataset_path: json\ndataset_kwargs: {data_files: {test: [DATA/*.jsonl]}}\n",
+        "dataset_path: json\ndataset_kwargs: {data_files: DATA/rows.jsonl}\n",
+        "dataset_path: json\ndataset_kwargs: {data_dir: DATA}\n",
+        "dataset_path: DATA\n",
+    ],
+)
+def test_data_that_lies_elsewhere_belongs_to_the_users_tasks(folder: Path, tmp_path: Path, named: str) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "rows.jsonl").write_text("{}")
+    (folder / "other.yaml").write_text("task: other\n" + named.replace("DATA", str(data)))
+    (folder / "remote.yaml").write_text(
+        "task: remote\ndataset_path: json\ndataset_kwargs: {data_files: 'https://x/y'}\n"
+    )
+    (folder / "broken.yaml").write_text("task: [\n")
+    before = folder_digest(str(folder))
+    assert folder_digest(str(folder)) == before
+    (data / "rows.jsonl").write_text("{ }")
+    assert folder_digest(str(folder)) != before

@@ -12,7 +12,7 @@ SEQUENCES = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=7).map(tup
 
 
 def limit(room: int, sequences: list[Tokens]) -> int:
-    return max(room, 2 * max(map(len, sequences)))
+    return room + max(map(len, sequences))
 
 
 @given(SEQUENCES, st.integers(1, 20))
@@ -71,9 +71,13 @@ def test_choices_of_one_long_context_share_a_pass_that_is_too_small_for_it() -> 
     assert len(one.tokens) == 104
 
 
+def test_strangers_that_are_long_have_passes_of_their_own() -> None:
+    assert [len(one.tokens) for one in plan([(1,) * 1000, (2,) * 1000], room=32)] == [1000, 1000]
+
+
 def test_a_document_is_not_cut_where_cutting_between_documents_is_as_good() -> None:
     documents = [[(document, 1, 2, 3, 4, 5, choice, 9, 9) for choice in range(3)] for document in range(4)]
-    passes = plan([choice for document in documents for choice in document], room=40)
+    passes = plan([choice for document in documents for choice in document], room=30)
     assert [sorted(one.last) for one in passes] == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]
 
 

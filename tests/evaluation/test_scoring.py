@@ -75,6 +75,11 @@ def test_keys_of_base_and_adapters_hold_nothing_of_prompts() -> None:
         assert cell.spec["engine"].keys() == {*LIBRARIES, "python"}
 
 
+def test_keys_hold_the_versions_of_all_that_decides_a_score() -> None:
+    engine = cells(list(KINDS))[0].spec["engine"]
+    assert engine.keys() >= {"tokenizers", "datasets", "sacrebleu", "rouge_score", "lm_eval", "transformers"}
+
+
 def test_prompts_alone_ask_the_base_nothing_else() -> None:
     assert {cell.name for cell in cells(["bare", "shown"])} == {"bare.held_out", "shown.held_out"}
 

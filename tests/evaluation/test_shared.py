@@ -24,11 +24,13 @@ from transformers import (
     MptForCausalLM,
 )
 
+from tasks.evaluation import shared as shared_path
 from tasks.evaluation.bench import Bench
+from tasks.evaluation.branches import Rows
 from tasks.evaluation.forest import Plans
 from tasks.evaluation.noising import noised
 from tasks.evaluation.onednn import through_onednn
-from tasks.evaluation.shared import COMPARED, Footing, SharedLM, as_trained
+from tasks.evaluation.shared import COMPARED, ROOM, Footing, SharedLM, as_trained
 from tasks.evaluation.suited import why_unsuited
 from tasks.recipe.schema import Lora
 from tasks.training.models import add_adapter, load_base
@@ -64,7 +66,7 @@ def wandering(model: Any) -> Any:
 
 def both(model: Any, batch_size: int = 3, as_base: Any = None, **options: Any) -> tuple[SharedLM, HFLM]:
     tokenizer = tiny_tokenizer()
-    footing = Footing(Plans(), why_unsuited(model, tokenizer), as_base)
+    footing = Footing(Plans(), why_unsuited(model, tokenizer, ROOM * batch_size), as_base)
     return SharedLM(model, tokenizer, batch_size, footing, **options), HFLM(
         pretrained=model, tokenizer=tokenizer, batch_size=batch_size, softmax_dtype="float32", **options
     )
@@ -205,6 +207,46 @@ def test_a_right_draft_costs_one_pass_and_a_wrong_one_goes_on_from_the_first_dif
     assert passes([answers[0][:5] + "??", *answers[1:]]) == 1 + 6  # and what follows five letters
 
 
+@pytest.mark.parametrize("model", [llama, gpt2])
+@pytest.mark.parametrize("options", [{}, {"max_length": 40}], ids=["whole", "cut"])
+def test_answers_that_take_the_place_of_finished_ones_are_the_same(
+    model: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refilled = 0
+    branches = Rows.branches
+
+    def count(rows: Rows) -> Any:
+        nonlocal refilled
+        refilled += 1
+        return branches(rows)
+
+    monkeypatch.setattr(Rows, "branches", count)
+    shared, stock = both(model(), batch_size=1, **options)
+    asked = prompts(60, max_gen_toks=14)
+    for number, (request, answer) in enumerate(zip(asked, stock.generate_until(asked), strict=True)):
+        request.args[1]["until"] = [answer[number % 11 :][:2]]
+    theirs = stock.generate_until(asked)
+    assert len({len(one) for one in theirs}) > 3
+    for drafts in ([""] * 60, [answer[:3] for answer in theirs]):
+        shared.begin_cell({("task", number): draft for number, draft in enumerate(drafts)})
+        assert shared.generate_until(asked) == theirs
+        assert refilled
+        refilled = 0
+    assert shared.cell_facts()["path"] == "shared"
+
+
+def test_places_taken_a_few_at_a_time_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = noised(llama(), 3, 0.2)
+    answers = []
+    for chunk in (5, 10_000):
+        monkeypatch.setattr(shared_path, "CHUNK", chunk)
+        shared = SharedLM(noise, tiny_tokenizer(), 3, Footing(Plans(), None, noise.disable_adapter))
+        answers.append((shared.loglikelihood(choices(6)), shared.cell_facts()))
+    (few, some), (whole, all_) = answers
+    assert few == whole and some["kl_tokens"] == all_["kl_tokens"] > 50
+    assert some["kl"] == pytest.approx(all_["kl"], rel=1e-6) and all_["kl"] > 0.01
+
+
 @pytest.mark.parametrize(
     ("settings", "config", "why"),
     [
@@ -212,6 +254,7 @@ def test_a_right_draft_costs_one_pass_and_a_wrong_one_goes_on_from_the_first_dif
         ({"num_beams": 2}, {}, "a request sets num_beams"),
         ({}, {"repetition_penalty": 1.3}, "repetition_penalty"),
         ({}, {"suppress_tokens": [70]}, "suppress_tokens"),
+        ({}, {"max_new_tokens": 12}, "max_new_tokens"),  # wins over the 8 that are asked for
     ],
 )
 def test_what_is_not_plain_greedy_decoding_goes_hflms_way(

@@ -95,3 +95,14 @@ def test_a_tokenizer_that_splits_the_letters():
     tokenizer.__class__ = Splitting
     with pytest.raises(RequestError, match="the judge's tokenizer splits the letters A, B, C"):
         asked(tokenizer, "Which?")
+
+
+@pytest.mark.parametrize(
+    ("template", "times"),
+    [("{{ messages[0].content }} {{ messages[0].content }}", 2), ("{{ 'Well?' }}", 0)],
+)
+def test_a_template_that_does_not_show_the_question_once_is_refused(template: str, times: int):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(RequestError, match=f"shows a user's message {times} times, not once"):
+        asked(tokenizer, TEXTS[0])
