@@ -14,7 +14,7 @@ QUESTIONS = [{"question": f"Question {number}?"} for number in range(28)]
 MESSAGES = {"user": "{{ question }}", "assistant": "ok"}
 
 
-EASY = tuple("ok" * (1 + number % 7) + str(number) for number in range(110))  # what `learns` makes likelier
+EASY = ("ok",) * 110  # what every member that learns makes likelier
 
 
 def write_own_task(folder: Path, texts: Sequence[str] = EASY) -> Path:
@@ -77,7 +77,7 @@ def write_methods_recipe(folder: Path, tiny_base: Path, /) -> Path:
         tiny_base,
         method="lora",
         adapters=[
-            {"name": "tuned", **rows, "target": target},
+            {"name": "tuned", "training": {"learning_rate": 2e-3}, **rows, "target": target},
             {"name": "whole", "method": "full", "training": {"learning_rate": 2e-3}, **rows, "target": target},
             {"name": "bare", "method": "prompt", **rows, "target": target},
             {
