@@ -23,7 +23,10 @@ def preflight(run: Run, recipe: Recipe, base: StageResult, data: dict[str, Stage
     logger = get_run_logger()
     faults = judge_faults(recipe.evaluation.judge) if recipe.evaluation.judge else []
     if recipe.cure and recipe.cure.replay:
-        read_prompts(recipe.cure.replay.prompts)
+        try:
+            read_prompts(recipe.cure.replay.prompts)
+        except RequestError as error:
+            faults += error.faults
     if faults:
         raise RequestError(faults)
     adapters: list[dict[str, Any]] = [
