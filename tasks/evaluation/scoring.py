@@ -21,7 +21,7 @@ from tasks.evaluation.finishing import discard
 from tasks.recipe.schema import Adapter, Recipe
 from tasks.runs import Run
 
-VERSION = 4
+VERSION = 5
 PROBES = "probes"
 PROBE_TOKENS = 32  # longest answer to a probe
 LIBRARIES = (
@@ -29,7 +29,7 @@ LIBRARIES = (
     *("sacrebleu", "rouge_score"),
 )
 BASE = "base"  # the side that is no adapter
-SELF_TEST_DOCUMENTS = 128  # a damaged model is noticed on fewer documents than a verdict takes
+SELF_TEST_DOCUMENTS = 64  # a damaged model is noticed on fewer documents than a verdict takes
 Scores = dict[str, dict[str, list[StageResult]]]  # side -> cell -> results, one for each look
 
 

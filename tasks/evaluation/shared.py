@@ -26,7 +26,7 @@ from tasks.evaluation.suited import why_too_long
 ROOM = 32  # tokens of a pass, beside its longest sequence, for each document of a batch
 CHUNK = 1024  # places whose log-probabilities are held at a time: of all, they would be the largest tensor by far
 HELD = 256  # tokens of keys and values for each document of a batch: more, shorter answers grow side by side
-COMPARED = 32  # documents of a cell whose distributions are compared with the base's
+COMPARED = 16  # documents of a cell whose distributions are compared with the base's
 Drafts = Mapping[tuple[str, int], str]  # {(task, document): text}
 Request = tuple[Any, list[int], list[int]]  # what was asked, context, continuation
 
