@@ -107,6 +107,19 @@ class Store:
         self._write(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode())
         return f"{self.root}/{path}"
 
+    def create_json(self, path: str, value: Any) -> bool:
+        """Write the file at `path` only if there is none; False if there is. Of several writers one succeeds."""
+        return self._create(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode())
+
+    def list_names(self, path: str) -> list[str]:
+        """Names of what lies in the folder `path`, sorted; none if there is no such folder."""
+        try:
+            entries = self.fs.ls(f"{self._path}/{path}", detail=False)
+        except FileNotFoundError:
+            return []
+        names = (Path(entry).name for entry in entries)
+        return sorted(name for name in names if not name.startswith("."))
+
     def _write(self, path: str, data: bytes) -> None:
         target = f"{self._path}/{path}"
         if not self.is_local:

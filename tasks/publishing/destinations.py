@@ -1,41 +1,74 @@
-"""From a recipe's destinations to the three doors: which check runs before training, which publish at the end."""
+"""From a recipe's destinations to the three doors: folder, S3, Hub.
 
-from collections.abc import Sequence
+check -> (training) -> seen -> publish, once for each artifact -> move, last
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from infra.errors import Fault
 from tasks.publishing import folder, hub, s3
+from tasks.publishing.pointer import Pointer, Seen
 from tasks.publishing.release import Published, Release
-from tasks.recipe.schema import Destination
+from tasks.recipe.schema import Artifact, Destination
 
 
-def check_destinations(destinations: Sequence[Destination], names: Sequence[str]) -> list[Fault]:
+def check_destinations(
+    destinations: Sequence[Destination], names: Sequence[str], what: Sequence[Artifact]
+) -> list[Fault]:
     """What would keep the adapters `names` from being published: credentials, permissions, places, names."""
     faults: list[Fault] = []
     for index, place in enumerate(destinations):
         if place.folder is not None:
             found = folder.check(place.folder)
         elif place.s3 is not None:
-            found = s3.check(*_bucket_and_prefix(place.s3), place.endpoint_url)
+            found = s3.check(*bucket_and_prefix(place.s3), place.endpoint_url)
         else:
-            found = [fault for name in names for fault in hub.check(_repo_id(place, name, "adapter"))][:1]
+            found = hub.check([_repo_id(place, name, one) for name in names for one in what])
         faults += [Fault(fault.message, f"publish.to.{index}") for fault in found]
     return faults
 
 
 def publish_to(place: Destination, release: Release) -> Published:
-    """Send one release to one destination."""
+    """Send one release to one destination; no channel is moved."""
     if place.folder is not None:
         return folder.publish(release, place.folder)
     if place.s3 is not None:
-        bucket, prefix = _bucket_and_prefix(place.s3)
+        bucket, prefix = bucket_and_prefix(place.s3)
         return s3.publish(release, bucket=bucket, prefix=prefix, endpoint_url=place.endpoint_url)
     return hub.publish(release, repo_id=_repo_id(place, release.name, release.what), private=place.private)
 
 
-def _bucket_and_prefix(uri: str) -> tuple[str, str]:
+def seen(place: Destination, name: str, channel: str, what: Sequence[Artifact]) -> Mapping[str, Seen]:
+    """The pointers as they stand, to be read before anything is sent: one, or on the Hub one for each artifact."""
+    if place.folder is not None:
+        return {"": folder.read_pointer(place.folder, name, channel)}
+    if place.s3 is not None:
+        bucket, prefix = bucket_and_prefix(place.s3)
+        return {"": s3.read_pointer(bucket, prefix, name, channel, place.endpoint_url)}
+    return {one: hub.read_channel(_repo_id(place, name, one), channel) for one in what}
+
+
+def move(place: Destination, pointer: Pointer, before: Mapping[str, Any], revisions: Mapping[str, str | None]) -> None:
+    """Move the channel to what was published, if it is still where it was `before`; LostRaceError if it is not.
+
+    `revisions` are the Hub's commits by artifact, and empty for other places.
+    """
+    if place.folder is not None:
+        folder.move_pointer(place.folder, pointer, before[""])
+    elif place.s3 is not None:
+        bucket, prefix = bucket_and_prefix(place.s3)
+        s3.move_pointer(bucket, prefix, pointer, before[""], place.endpoint_url)
+    else:
+        for what, revision in revisions.items():
+            assert revision, "the Hub names a commit for all that it takes"
+            hub.move_channel(_repo_id(place, pointer.name, what), pointer, revision, before[what])
+
+
+def bucket_and_prefix(uri: str) -> tuple[str, str]:
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
     return bucket, prefix.strip("/")
 
 
 def _repo_id(place: Destination, name: str, what: str) -> str:
-    return f"{place.hub}-{name}" + ("-merged" if what == "merged" else "")
+    return f"{place.hub}-{name}" + ("" if what == "adapter" else f"-{what}")

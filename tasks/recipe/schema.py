@@ -21,7 +21,7 @@ from pydantic import (
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="lower-case letters, digits, . _ -")]
 Method = Literal["prompt", "lora", "qlora", "full"]
 Format = Literal["alpaca", "chat", "sharegpt", "prompt-completion", "text", "preference"]
-Artifact = Literal["adapter", "merged"]
+Artifact = Literal["adapter", "merged", "gguf", "report"]
 
 Tier = Literal["critical", "supporting", "advisory"]
 
@@ -51,6 +51,9 @@ class Base(Frozen):
     revision: str | None = Field(None, description="Hub revision (branch, tag or commit); Hub models only")
     chat_template: str | None = Field(
         None, description="file with a Jinja chat template, relative to the recipe; the tokenizer's own if left out"
+    )
+    license: str | None = Field(
+        None, description="licence id as the Hub writes it, for the cards; read from the base's README.md if left out"
     )
 
 
@@ -463,9 +466,39 @@ class Destination(Frozen):
         return self
 
 
+class Merge(Frozen):
+    """What an adapter is merged into; see docs/MERGING.md."""
+
+    into: Literal["closest", "16-bit", "4-bit"] = Field(
+        "closest",
+        description="16-bit: the base's own weights; 4-bit: those weights as a 4-bit base rounds them, written in 16 "
+        "bits (qlora only); closest: of both the one that answers more like the unmerged adapter",
+    )
+
+
+class Gguf(Frozen):
+    """How the merged model is written for llama.cpp."""
+
+    type: Literal["f32", "f16", "bf16", "q8_0", "q4_0"] = Field(
+        "f16", description="numbers of the weights: f16 and bf16 16 bits, q8_0 about 8.5, q4_0 about 4.5"
+    )
+
+
 class Publish(Frozen):
-    what: tuple[Artifact, ...] = Field(("adapter",), min_length=1, description="adapter, merged or both")
+    """What of an adapter that passed is released, where to, and under which channel readers find it."""
+
+    what: tuple[Artifact, ...] = Field(
+        ("adapter",),
+        min_length=1,
+        description="adapter: PEFT's files; merged: the whole model; gguf: both for llama.cpp; report: the verdict "
+        "with the documents that changed",
+    )
     to: tuple[Destination, ...] = Field((), description="destinations; none means nothing is published")
+    merge: Merge = Merge()
+    gguf: Gguf = Gguf()
+    channel: Name | None = Field(
+        "stable", description="pointer that is moved to the release when all of it is there; null for none"
+    )
 
 
 class Recipe(Frozen):
