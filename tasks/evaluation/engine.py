@@ -34,6 +34,9 @@ from tasks.evaluation.shared import SharedLM, as_trained
 from tasks.ingestion.dataset import read_jsonl
 
 
+LARGEST_EXPONENT = 700  # nats per token; e to a larger power is no float
+
+
 def score_cell(lm: SharedLM, cell: dict[str, Any], output: Path) -> dict[str, Any]:
     """Score one task and leave records.parquet and results.json in `output`; return the task's figures."""
     if cell["kind"] != "general":
@@ -82,7 +85,8 @@ def score_cell(lm: SharedLM, cell: dict[str, Any], output: Path) -> dict[str, An
 def loss_facts(records: list[Record]) -> dict[str, float]:
     """Perplexity per token and, of whole texts, bits per byte; both over all documents together, as lm-eval's are."""
     nats = -sum(record["loglikelihoods"][0] for record in records)
-    facts = {"perplexity": math.exp(nats / sum(record["tokens"] for record in records))}
+    mean = nats / sum(record["tokens"] for record in records)
+    facts = {"perplexity": math.exp(mean)} if mean < LARGEST_EXPONENT else {}
     if all(record["bytes"] for record in records):
         facts["bits_per_byte"] = nats / sum(record["bytes"] for record in records) / math.log(2)
     return facts

@@ -8,7 +8,7 @@ Three sides are scored beside the fleet, once per base, precision and set of tas
     one-answer   an adapter trained until it gives one answer to everything: must FAIL. Multiple choice alone can miss
                  this one; it takes a task that asks for an open answer.
 
-They are judged like any adapter, on at most the first 128 documents of each task, without a target. What comes of it
+They are judged like any adapter, on at most the first 64 documents of each task, without a target. What comes of it
 is reported; it changes no verdict.
 """
 
@@ -19,11 +19,11 @@ from prefect.futures import PrefectFuture
 
 from infra.errors import TunefleetError
 from tasks.artifacts import StageResult, quantization_of
-from tasks.evaluation.records import chance_of, clusters_by_document, read_records, scores_by_document
+from tasks.evaluation.records import read_records, scores_by_document
 from tasks.evaluation.scoring import BASE, Scores, SelfTest
 from tasks.forgetting.family import judge_fleet
-from tasks.forgetting.task import in_nats
-from tasks.forgetting.verdict import TaskVerdict, compare
+from tasks.forgetting.task import compared, general_questions
+from tasks.forgetting.verdict import TaskVerdict
 from tasks.ingestion.chat_template import has_chat_template
 from tasks.ingestion.task import ingest
 from tasks.recipe.schema import Accelerate, Adapter, Data, Lora, Messages, Recipe, Target, Training
@@ -116,27 +116,12 @@ def findings(
 def _one(run: Run, recipe: Recipe, precision: str, side: str, scores: Scores) -> dict[str, Any]:
     tasks: list[TaskVerdict] = []
     largest, flips = 0.0, 0
-    for general in recipe.evaluation.general:
-        (own,), plain = scores[side][general.task], scores[BASE][general.task]
+    for question in general_questions(recipe):
+        (own,), plain = scores[side][question["task"]], scores[BASE][question["task"]]
         files = [run.store.fetch(part.ref) / "records.parquet" for part in (own, plain[0])]
-        after = scores_by_document(files[0])
-        before = {key: value for key, value in scores_by_document(files[1]).items() if key in after}
-        facts, margin = own.facts, general.margin or recipe.gate.margin
-        tasks.append(
-            compare(
-                task=general.task,
-                role="general",
-                metric=facts["metric"],
-                base=before,
-                adapter=after,
-                margin=in_nats("general", margin) if facts["metric"] == "nll_per_token" else margin,
-                alpha=recipe.gate.alpha,
-                higher_is_better=facts["higher_is_better"],
-                tier=general.tier,
-                clusters=clusters_by_document(files[0]),
-                chance=chance_of(files[0]),
-            )
-        )
+        asked = scores_by_document(files[0])  # the base was asked more
+        before = {key: value for key, value in scores_by_document(files[1]).items() if key in asked}
+        tasks.append(compared(question, before, files[:1], own.facts, alpha=recipe.gate.alpha))
         flips += tasks[-1].flips.lost + tasks[-1].flips.gained
         largest = max(largest, _largest_difference(*map(read_records, files)))
     if side == AGAIN:  # all must pass, so no level is split among them

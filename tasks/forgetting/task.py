@@ -12,7 +12,7 @@ lets perplexity rise by the share m: log(1 + m) nats.
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from prefect import get_run_logger, task
 from infra.errors import StageError
 from tasks.artifacts import StageResult
 from tasks.caching import Work
-from tasks.evaluation.records import chance_of, clusters_by_document, read_records, scores_by_document
+from tasks.evaluation.records import Same, chance_of, clusters_by_document, read_records, scores_by_document
 from tasks.evaluation.scoring import BASE, Scores, target_name
 from tasks.forgetting.family import judge_fleet
 from tasks.forgetting.flips import flips_of, write_flips
@@ -41,9 +41,8 @@ def questions_of(recipe: Recipe, adapter: Adapter) -> list[dict[str, Any]]:
     """
     is_prompt = adapter.method == "prompt"
     questions: list[dict[str, Any]] = []
-    for one in () if is_prompt else recipe.evaluation.general:
-        margin = one.margin or recipe.gate.margin
-        questions.append({"role": "general", "task": one.task, "margin": margin, "tier": one.tier, "decides": True})
+    if not is_prompt:
+        questions += general_questions(recipe)
     for split in adapter.target.splits:
         decides = split == adapter.target.decides
         over = adapter.target.over if decides and not is_prompt else BASE
@@ -51,6 +50,14 @@ def questions_of(recipe: Recipe, adapter: Adapter) -> list[dict[str, Any]]:
         questions.append({"role": "target", "task": name, "margin": gain, "decides": decides and not is_prompt})
         questions[-1] |= {"over": over, "split": split}
     return questions
+
+
+def general_questions(recipe: Recipe) -> list[dict[str, Any]]:
+    margin = recipe.gate.margin
+    return [
+        {"role": "general", "task": one.task, "margin": one.margin or margin, "tier": one.tier, "decides": True}
+        for one in recipe.evaluation.general
+    ]
 
 
 @task(name="compare", task_run_name="compare {side}", **GATE)
@@ -90,26 +97,19 @@ def compare_adapter(
     def one_task(question: Mapping[str, Any], output: Path) -> TaskVerdict:
         own = parts(scores, side, question["task"])
         over = question.get("over", BASE)
-        same: Literal["prompt_digest", "doc_digest"] = "doc_digest" if is_prompt or over != BASE else "prompt_digest"
+        same: Same = "doc_digest" if is_prompt or over != BASE else "prompt_digest"
         before, after = files(reference(question)), files(own)
-        facts, role = own[0].facts, question["role"]
+        facts = own[0].facts
         lists = [[record for path in paths for record in read_records(path)] for paths in (before, after)]
         found = flips_of(*lists, higher_is_better=facts["higher_is_better"])
         write_flips(output / FLIPS / f"{question['task']}.jsonl", found)
-        margin = question["margin"]
-        return compare(
-            task=question["task"],
-            role=role,
-            metric=facts["metric"],
-            base=scores_by_document(before, same),
-            adapter=scores_by_document(after, same),
-            margin=in_nats(role, margin) if facts["metric"] == "nll_per_token" else margin,
+        return compared(
+            question,
+            scores_by_document(before, same),
+            after,
+            facts,
+            same=same,
             alpha=alpha,
-            higher_is_better=facts["higher_is_better"],
-            decides=question["decides"],
-            tier=question.get("tier", "critical"),
-            clusters=clusters_by_document(after, same),
-            chance=chance_of(after),
             kl=_mean_kl(own),
             over="the base" if over == BASE else over,
             alpha_of_run=recipe.gate.alpha,
@@ -123,6 +123,33 @@ def compare_adapter(
 
     spec = {"questions": questions, "alpha": alpha, "alpha_of_run": recipe.gate.alpha}
     return run.once(Work("compare", 1, "comparisons", side, spec, used), make)
+
+
+def compared(
+    question: Mapping[str, Any],
+    before: Mapping[str, float],
+    after: Sequence[Path],
+    facts: Mapping[str, Any],
+    *,
+    same: Same = "prompt_digest",
+    **options: Any,
+) -> TaskVerdict:
+    """One question's test: scores before, by document, and the records after, whose cell has these `facts`."""
+    role, margin = question["role"], question["margin"]
+    return compare(
+        task=question["task"],
+        role=role,
+        metric=facts["metric"],
+        base=before,
+        adapter=scores_by_document(after, same),
+        margin=in_nats(role, margin) if facts["metric"] == "nll_per_token" else margin,
+        higher_is_better=facts["higher_is_better"],
+        decides=question["decides"],
+        tier=question.get("tier", "critical"),
+        clusters=clusters_by_document(after, same),
+        chance=chance_of(after),
+        **options,
+    )
 
 
 def _mean_kl(parts: list[StageResult]) -> float | None:
@@ -188,6 +215,9 @@ def in_nats(role: Role, share: float) -> float:
 
 
 @task(name="gate", task_run_name="gate {name}", **GATE)
-def gate(name: str, verdict: dict[str, Any], adapter_digest: str) -> None:
-    """GateNotPassed unless `verdict` says PASS for exactly this adapter; never cached, never tried again."""
-    require_pass(verdict, adapter_digest)
+def gate(name: str, verdict: dict[str, Any], adapter_digest: str, override: str | None = None) -> None:
+    """GateNotPassed unless `verdict` says PASS for exactly this adapter; never cached, never tried again.
+
+    `override` is a person's reason to let it through without one.
+    """
+    require_pass(verdict, adapter_digest, override)
