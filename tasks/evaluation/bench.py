@@ -14,6 +14,7 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from infra.errors import StageError
+from tasks.evaluation.divergence import BaseStates
 from tasks.evaluation.forest import Plans
 from tasks.evaluation.noising import noised
 from tasks.evaluation.onednn import through_onednn
@@ -36,7 +37,7 @@ class Bench:
         self.tokenizer = AutoTokenizer.from_pretrained(base)
         self._folder, self._quantization, self._device, self._dtype = base, quantization, device, dtype
         self._batch_size = batch_size
-        self._plans = Plans()
+        self._plans, self._states = Plans(), BaseStates()
         self._base: Any = None
         self._unsuited: str | None = None  # why the base cannot be scored on the shared path
         self._plain: torch.Tensor | None = None  # the base's probe logits
@@ -108,7 +109,7 @@ class Bench:
 
     def _as_lm(self, model: Any, unsuited: str | None, batch_size: int | None = None) -> SharedLM:
         as_base = model.disable_adapter if isinstance(model, PeftModel) else None
-        footing = Footing(self._plans, unsuited, as_base)
+        footing = Footing(self._plans, unsuited, as_base, self._states)
         return SharedLM(model, self.tokenizer, batch_size or self._batch_size, footing)
 
     def _why_unsuited(self, model: Any) -> str | None:

@@ -33,7 +33,6 @@ from tasks.evaluation.scoring import BASE
 from tasks.evaluation.shared import SharedLM, as_trained
 from tasks.ingestion.dataset import read_jsonl
 
-
 LARGEST_EXPONENT = 700  # nats per token; e to a larger power is no float
 
 

@@ -14,17 +14,16 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-from torch.nn.functional import kl_div
 from tqdm import tqdm
 
 from infra.errors import StageError
 from tasks.evaluation.branches import logits_after
 from tasks.evaluation.decoding import Answer, Stop, finish, verified, why_not_greedy
+from tasks.evaluation.divergence import CHUNK, BaseStates, divergence
 from tasks.evaluation.forest import Pass, Plans
 from tasks.evaluation.suited import why_too_long
 
 ROOM = 32  # tokens of a pass, beside its longest sequence, for each document of a batch
-CHUNK = 1024  # places whose log-probabilities are held at a time: of all, they would be the largest tensor by far
 HELD = 256  # tokens of keys and values for each document of a batch: more, shorter answers grow side by side
 COMPARED = 16  # documents of a cell whose distributions are compared with the base's
 Drafts = Mapping[tuple[str, int], str]  # {(task, document): text}
@@ -38,6 +37,7 @@ class Footing:
     plans: Plans
     unsuited: str | None = None
     as_base: Callable[[], AbstractContextManager[None]] | None = None  # the base itself, where an adapter is on it
+    states: BaseStates = field(default_factory=BaseStates)  # of that base
 
 
 @dataclass
@@ -154,10 +154,8 @@ class SharedLM(HFLM):
         """Add how far this adapter's distributions at these places are from the base's."""
         assert self.footing.as_base
         with self.footing.as_base():
-            base = logits_after(self.model, one, places)
-        for pair in zip(logits.split(CHUNK), base.split(CHUNK), strict=True):
-            ours, theirs = (part.float().log_softmax(-1) for part in pair)
-            self.cell.kl += float(kl_div(ours, theirs, log_target=True, reduction="sum"))
+            base = self.footing.states.logits(self.model, one, places)
+        self.cell.kl += divergence(logits, base)
         self.cell.kl_tokens += len(places)
 
     # Greedy answers
