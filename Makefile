@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test check format lock clean
+.PHONY: demo test lint check format lock clean
 
 demo: $(VENV)/.run
 	$(BIN)/tunefleet run deployments/recipes/demo.yaml; code=$$?; test $$code -eq 0 -o $$code -eq 3
@@ -17,10 +17,12 @@ demo: $(VENV)/.run
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
 
-check: $(VENV)/.dev
+lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+check: lint
 	$(BIN)/python -m pytest -m "not gpu and not slow"
 
 format: $(VENV)/.dev
