@@ -1,102 +1,106 @@
-"""Merging: W + scale * B @ A written into the base's 16-bit weights, and shown to answer like base + adapter.
+"""Merging one adapter into its base: which weights it is added to, and how it is shown that the sum is right.
 
-    base (float32) + adapter -> logits -> merge_and_unload -> bfloat16 safetensors -> reload -> logits again
+    base, adapter -> deltas -> a candidate on disk -> checked -> measured against the judged adapter -> the closest
 
-A QLoRA adapter is merged into the 16-bit weights that its 4-bit base was made from, never into 4-bit ones: a sum
-quantised again can lose a light fine-tune. Every tensor that the adapter does not touch must be byte-equal to the
-base's, every one that it touches must differ, and the reloaded model must answer as the unmerged one does.
+Of a LoRA adapter there is one candidate: its update added to the base's own weights. A QLoRA adapter learned beside
+weights rounded to 4 bits, so there are two. "16-bit" adds its update to the weights before they were rounded: they
+are the better ones, but not those that it was judged on. "4-bit" adds it to the rounded ones, written with 16 bits
+again. The sum itself is never rounded to 4 bits, which can erase a light fine-tune. Which candidate answers more like
+the adapter that was judged is measured, not believed.
+
+One candidate lies on disk and one model in memory at a time.
 """
 
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import torch
-from peft import PeftModel
-from safetensors import safe_open
-from torch.nn.functional import kl_div, log_softmax
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
-from infra.errors import StageError
-from tasks.ingestion.dataset import read_jsonl
-from tasks.training.rendering import render, render_pair
+from infra.errors import RequestError, StageError
+from tasks.merging.checking import check_files, check_sum, check_tensors, reloaded
+from tasks.merging.deltas import Delta, read_deltas
+from tasks.merging.measuring import answers, closeness, read_texts, unmerged
+from tasks.merging.rounding import NO_ROUNDING, rounding_of
+from tasks.merging.streaming import write_merged
+from tasks.merging.weights import Weights
+from tasks.training.models import Quantization
 
-KL_LIMIT = 0.02  # nats, mean over positions: rounding a sum to bfloat16 stays well below it
-PROMPTS = 16  # rows that the check reads
+Into = Literal["closest", "16-bit", "4-bit"]
+CANDIDATES = {"none": ("16-bit",), "nf4": ("16-bit", "4-bit")}  # by the precision of the base that was judged
 
 
-def merge(base: Path, adapter: Path, data: Path, output: Path) -> dict[str, Any]:
-    """Leave the merged model and its tokenizer in `output`; return how far its answers are from base + adapter.
+def merge(
+    base: Path, adapter: Path, data: Path, output: Path, *, quantization: Quantization, into: Into, device: str
+) -> dict[str, Any]:
+    """Leave the merged model and its tokenizer in the empty folder `output`; return what was made and measured.
 
-    StageError if a check fails; then the caller keeps nothing.
+    RequestError if `into` is nothing that an adapter of this base can be merged into. StageError if a check fails.
+    Whatever is raised, `output` is empty again.
     """
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    dtype = AutoConfig.from_pretrained(base).dtype or torch.bfloat16
-    texts = _texts(tokenizer, data)
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapter).eval()
-    targeted = {name.removeprefix("base_model.model.") + ".weight" for name in model.targeted_module_names}
-    unmerged = _log_probabilities(model, texts)
-    merged = model.merge_and_unload().to(dtype)
-    merged.save_pretrained(output)
-    tokenizer.save_pretrained(output)
-    del model, merged
-
-    changed = _changed_tensors(base, output)
-    if changed != targeted:
-        raise StageError(
-            f"the merge changed {len(changed)} tensors, the adapter targets {len(targeted)}; differing: "
-            f"{', '.join(sorted(changed ^ targeted)[:5])}."
+    candidates = CANDIDATES[quantization] if into == "closest" else (into,)
+    if not set(candidates) <= set(CANDIDATES[quantization]):
+        raise RequestError(
+            f"publish.merge.into is {into}, but this adapter's base was not rounded to 4 bits (method: qlora does "
+            "that); allowed are 16-bit and closest."
         )
-    reloaded = AutoModelForCausalLM.from_pretrained(output, dtype=torch.float32).eval()
-    after = _log_probabilities(reloaded, texts)
-    divergence = sum(
-        float(kl_div(q, p, log_target=True, reduction="none").sum(-1).mean())
-        for p, q in zip(unmerged, after, strict=True)
-    ) / len(texts)
-    agreement = float(
-        torch.cat([p.argmax(-1) == q.argmax(-1) for p, q in zip(unmerged, after, strict=True)]).float().mean()
-    )
-    if not divergence <= KL_LIMIT:
-        raise StageError(
-            f"the merged model does not answer like base + adapter: mean KL {divergence:.4f} nats, allowed {KL_LIMIT}."
-        )
+    weights = Weights(base)
+    deltas = read_deltas(adapter, weights)
+    texts = read_texts(AutoTokenizer.from_pretrained(base), data)
+    judged = unmerged(base, adapter, texts, quantization, device)
+    sums = dict.fromkeys(candidates, judged)  # what each must answer like, in its own precision
+    if quantization == "nf4" and "16-bit" in sums:
+        sums["16-bit"] = unmerged(base, adapter, texts, "none", device)
+    made: dict[str, dict[str, Any]] = {}
+    measured: dict[str, dict[str, Any]] = {}
+    try:
+        for one in candidates:
+            made[one] = _make(one, base, weights, deltas, output, device)
+            found = answers(reloaded(output, base, device), texts)
+            own = closeness(sums[one].logits, found)
+            check_sum(one, own, sums[one].effect)
+            measured[one] = closeness(judged.logits, found).figures() | {
+                "kl_to_own_sum_nats": round(own.mean_kl_nats, 6)
+            }
+        best = min(candidates, key=lambda one: measured[one]["mean_kl_nats"])
+        if best != candidates[-1]:  # it gave way to the one that lies there now
+            again = _make(best, base, weights, deltas, output, device)
+            if again["files"] != made[best]["files"]:
+                raise StageError(f"merged into {best} weights twice, the files differ; what was checked is gone.")
+    except BaseException:
+        _empty(output)
+        raise
     return {
-        "merged_into": str(dtype).removeprefix("torch."),
-        "tensors_changed": len(changed),
-        "mean_kl_nats": round(divergence, 6),
-        "top1_agreement": round(agreement, 4),
+        "into": best,
+        "asked": into,
+        "dtype": _dtype(weights, deltas),
+        "measured": measured,
+        **{key: measured[best][key] for key in ("mean_kl_nats", "top1_agreement")},
+        "adapter_kl_nats": judged.effect.figures()["mean_kl_nats"],
         "checked_rows": len(texts),
+        "tensors_targeted": len(deltas),
+        "tensors_changed": made[best]["tensors_changed"],
+        "tensors_copied": made[best]["tensors_copied"],
     }
 
 
-def _texts(tokenizer: Any, data: Path) -> list[torch.Tensor]:
-    """Token ids (1, tokens) of the first held-out rows, or of training rows where none are held out."""
-    rows = read_jsonl(data / "held_out.jsonl") or read_jsonl(data / "train.jsonl")
-    rendered = (render_pair(tokenizer, row)[0] if "chosen" in row else render(tokenizer, row) for row in rows[:PROMPTS])
-    return [torch.tensor([row.input_ids]) for row in rendered]
+def _make(
+    one: str, base: Path, weights: Weights, deltas: dict[str, Delta], output: Path, device: str
+) -> dict[str, Any]:
+    """Write a candidate in place of any other, and hold it against the base, byte by byte; what the writer said."""
+    _empty(output)
+    rounding = rounding_of(base, weights, device) if one == "4-bit" else NO_ROUNDING
+    said = write_merged(base, deltas, output, rounded=rounding.names, through=rounding.through)
+    check_files(output, said["files"])
+    check_tensors(weights, Weights(output), deltas.keys(), rounding)
+    return said
 
 
-@torch.inference_mode()
-def _log_probabilities(model: Any, texts: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Per text the log-probabilities (tokens, vocabulary) in float32."""
-    return [log_softmax(model(ids).logits[0].float(), dim=-1) for ids in texts]
+def _empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
 
 
-def _changed_tensors(before: Path, after: Path) -> set[str]:
-    """Names of the tensors whose bytes differ; StageError if the two folders do not hold the same names."""
-    old, new = _tensors(before), _tensors(after)
-    if old.keys() != new.keys():
-        raise StageError(f"merging lost or added tensors: {', '.join(sorted(old.keys() ^ new.keys())[:5])}.")
-    return {name for name in old if not torch.equal(_read(old[name], name), _read(new[name], name))}
-
-
-def _tensors(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for shard in sorted(folder.glob("*.safetensors")):
-        with safe_open(shard, framework="pt") as tensors:
-            found |= dict.fromkeys(tensors.keys(), shard)
-    return found
-
-
-def _read(shard: Path, name: str) -> torch.Tensor:
-    with safe_open(shard, framework="pt") as tensors:
-        return tensors.get_tensor(name)
+def _dtype(weights: Weights, deltas: dict[str, Delta]) -> str:
+    """Of the tensors that were changed, as safetensors spells it: BF16, or BF16 and F32."""
+    return " and ".join(sorted({weights.entry(name).dtype for name in deltas}))

@@ -137,6 +137,14 @@ def _of_fleet(adapters: list[Adapter], recipe: Recipe) -> Findings:
         )
     if cure and (twice := sorted({scale for scale in cure.scales if cure.scales.count(scale) > 1})):
         yield "cure.scales", f"got {', '.join(map(str, twice))} more than once; give each scale once"
+    merges = bool({"merged", "gguf"} & set(recipe.publish.what))
+    plain = sorted(adapter.name for adapter in adapters if adapter.method == "lora")
+    if recipe.publish.merge.into == "4-bit" and merges and plain:
+        yield (
+            "publish.merge.into",
+            f"got 4-bit, and the base of {', '.join(plain)} (method lora) is not rounded to 4 bits; set closest or "
+            "16-bit",
+        )
 
 
 def _of_asking(adapter: Adapter) -> Findings:

@@ -9,31 +9,22 @@ from typing import Any
 import bitsandbytes.functional as bnb
 import torch
 from peft.tuners.lora import Linear4bit
-from safetensors import safe_open
+
+from tasks.merging.weights import Weights
 
 
 @torch.no_grad()
 def start_from_quantisation_error(adapted: Any, base: Path) -> None:
     """Set every A (r, in) and B (out, r) so that scale * B @ A is the best rank-r part of W - dequantised(W)."""
-    shards = _shards(base)
+    weights = Weights(base)
     for name, layer in adapted.named_modules():
         if not isinstance(layer, Linear4bit):
             continue
         weight_name = name.removeprefix("base_model.model.") + ".weight"
-        with safe_open(shards[weight_name], framework="pt") as tensors:
-            exact = tensors.get_tensor(weight_name).to(layer.weight.device, torch.float32)
+        exact = weights.read(weight_name).to(layer.weight.device, torch.float32)
         error = exact - bnb.dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
         left, values, right = torch.linalg.svd(error, full_matrices=False)
         for adapter, a in layer.lora_A.items():
             rank, root = layer.r[adapter], values[: layer.r[adapter]].sqrt()
             a.weight.data = (root[:, None] * right[:rank]).contiguous()
             layer.lora_B[adapter].weight.data = (left[:, :rank] * root / layer.scaling[adapter]).contiguous()
-
-
-def _shards(base: Path) -> dict[str, Path]:
-    """{tensor: the safetensors file that holds it}"""
-    found: dict[str, Path] = {}
-    for shard in sorted(base.glob("*.safetensors")):
-        with safe_open(shard, framework="pt") as tensors:
-            found |= dict.fromkeys(tensors.keys(), shard)
-    return found

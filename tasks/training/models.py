@@ -24,19 +24,21 @@ def load_base(folder: Path, quantization: Quantization, device: str, dtype: torc
     4-bit is 4-bit on every device: bitsandbytes has CPU kernels, and a base that ends up without 4-bit layers
     is an error, not a slower 16-bit run.
     """
-    options: dict[str, Any] = {}
-    if quantization == "nf4":
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=COMPUTE_DTYPE,
-            bnb_4bit_quant_storage=COMPUTE_DTYPE if device.startswith("cuda") else torch.uint8,
-        )
+    options: dict[str, Any] = {"quantization_config": nf4_config(device)} if quantization == "nf4" else {}
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map={"": device}, **options)
     if quantization == "nf4" and not any(type(module).__name__ == "Linear4bit" for module in model.modules()):
         raise RequestError(f"{folder}: no layer could be quantised to 4 bits; use method: lora.")
     return model
+
+
+def nf4_config(device: str) -> BitsAndBytesConfig:
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=COMPUTE_DTYPE,
+        bnb_4bit_quant_storage=COMPUTE_DTYPE if device.startswith("cuda") else torch.uint8,
+    )
 
 
 def meta_base(folder: Path) -> Any:

@@ -273,6 +273,14 @@ def test_a_cure_has_something_to_try():
     assert fault.startswith("cure.scales: got none, and no replay, so nothing would be tried;")
 
 
+def test_only_a_base_that_was_rounded_can_be_merged_into_as_it_was_rounded():
+    rounded = {"what": ["merged"], "merge": {"into": "4-bit"}}
+    (only,) = found({"method": "qlora"}, {"name": "two", "method": "lora"}, publish=rounded)
+    assert only.startswith("publish.merge.into: got 4-bit, and the base of two (method lora) is not rounded")
+    assert found({"method": "qlora"}, publish=rounded) == []
+    assert found({"method": "lora"}, publish={**rounded, "what": ["adapter"]}) == []
+
+
 @pytest.mark.parametrize(
     ("data", "kind"),
     [
