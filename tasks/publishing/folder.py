@@ -1,10 +1,13 @@
 """Publish to a local folder, `<path>/<name>/<what>-<digest>/`, so that a reader never sees half a release.
 
-The release is written beside its place, forced to disk, checked, and then renamed into it. A process killed on the
-way leaves nothing under the final name, and the next publish of the same release clears away what it left.
+The release is written beside its place, forced to disk, checked, and then renamed into it; so is the channel
+`<path>/<name>/channels/<channel>.json`, last and only if it is still the one that was read. A process killed on the
+way leaves nothing under a final name, and the next publish of the same name clears away what it left.
 """
 
+import errno
 import fcntl
+import hashlib
 import os
 import shutil
 import tempfile
@@ -12,77 +15,152 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from infra.errors import Fault, IntegrityError
+from infra.errors import Fault, IntegrityError, RequestError
 from infra.hashing import digest_file
-from tasks.publishing.release import Content, Published, Release, contents
+from tasks.publishing.pointer import Pointer, Seen, dump, lost, parse, path_of, same_release
+from tasks.publishing.release import MANIFEST, Content, Published, Release, contents, released_files
 
 _LOCK = ".publish.lock"
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_NOT_OURS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST}
 
 
-def check(path: str | Path) -> list[Fault]:
-    """What would keep a release from being written under `path`, found before any training."""
-    path = Path(path).expanduser().absolute()
+def check(path: str | Path, need_bytes: int = 0) -> list[Fault]:
+    """What would keep a release of `need_bytes` from being written under `path`, found before any training."""
+    path = _absolute(path)
     standing = next(folder for folder in (path, *path.parents) if folder.exists())  # "/" always does
     if not standing.is_dir():
         return [Fault(f"cannot publish to {path}: {standing} is a file. Give a folder, or one that can be made")]
     try:
         with tempfile.TemporaryFile(dir=standing):
-            return []
+            pass
     except OSError as error:
         return [
             Fault(f"cannot publish to {path}: {standing} is not writable ({error.strerror}). Choose another folder")
         ]
+    return list(_no_room(path, need_bytes).faults) if shutil.disk_usage(standing).free < need_bytes else []
 
 
 def publish(release: Release, path: str | Path) -> Published:
     """Put the release under `path`, or leave it where it already stands whole.
 
-    A target whose files differ in any way from the release is replaced. Raises IntegrityError when the artifact
-    changes while it is being copied.
+    A target whose files differ from the release is replaced; a card that has been reworded since is no difference.
+    Raises IntegrityError when the artifact changes while it is being copied, RequestError when the disk is full or
+    not ours to write.
     """
-    home = Path(path).expanduser().absolute() / release.name
-    target = home / release.version
-    published = Published(to="folder", uri=str(target))
+    home = _absolute(path) / release.name
+    target = home / release.slug
     wanted = contents(release)
-    home.mkdir(parents=True, exist_ok=True)
-    with _only_writer(home):
-        fresh, aside = home / f".{release.version}.new", home / f".{release.version}.old"
-        _remove(fresh)
-        _remove(aside)
-        if _holds(target, wanted):
-            return published
-        _write(wanted, fresh)
-        if not _holds(fresh, wanted):
-            raise IntegrityError(
-                f"{release.folder} changed while it was being published to {target}; nothing was released"
-            )
-        if os.path.lexists(target):
-            target.rename(aside)  # damaged: a folder with files in it cannot be renamed over
-        fresh.rename(target)
+    need = sum(content.size for content in wanted)
+    with _explained(target, need), _only_writer(home):
+        _clear_away(home)
+        if not _stands(target, release, wanted):
+            if shutil.disk_usage(home).free < need:
+                raise _no_room(target, need)
+            fresh, aside = home / f".{release.slug}.new", home / f".{release.slug}.old"
+            try:
+                _write(wanted, fresh)
+                if not _holds(fresh, {content.path: content.sha256 for content in wanted}):
+                    raise IntegrityError(
+                        f"{release.folder} changed while it was being published to {target}; nothing was released"
+                    )
+                if os.path.lexists(target):
+                    target.rename(aside)  # damaged: a folder with files in it cannot be renamed over
+                fresh.rename(target)
+                _sync(home)
+            finally:
+                _clear_away(home)
+    return Published(to="folder", uri=str(target), what=release.what, digest=release.digest)
+
+
+def read_pointer(path: str | Path, name: str, channel: str) -> Seen:
+    """The channel as it stands; its token is the SHA-256 of the file."""
+    file = _absolute(path) / path_of(name, channel)
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        return Seen(None, None)
+    return Seen(parse(data, str(file)), hashlib.sha256(data).hexdigest())
+
+
+def move_pointer(path: str | Path, pointer: Pointer, seen: Seen) -> None:
+    """Move the channel to `pointer`, if it is still what was `seen`; LostRaceError if somebody else has moved it.
+
+    RequestError if a release that it would lead to is not there.
+    """
+    if same_release(seen.pointer, pointer):
+        return
+    home, file = _absolute(path) / pointer.name, _absolute(path) / path_of(pointer.name, pointer.channel)
+    for slug in pointer.releases.values():
+        if not (home / slug / MANIFEST).is_file():
+            raise RequestError(f"{file} cannot lead to {slug}, which is not there as a whole: publish it first")
+    with _explained(file, len(dump(pointer))), _only_writer(home):
+        now = read_pointer(path, pointer.name, pointer.channel)
+        if same_release(now.pointer, pointer):
+            return
+        if now.token != seen.token:
+            raise lost(pointer, str(file))
+        file.parent.mkdir(exist_ok=True)
         _sync(home)
-        _remove(aside)
-    return published
+        beside = file.with_name(f".{file.name}.new")  # one that a killed publisher left is overwritten
+        beside.write_bytes(dump(pointer))
+        _sync(beside)
+        beside.rename(file)
+        _sync(file.parent)
 
 
 @contextmanager
 def _only_writer(home: Path) -> Iterator[None]:
-    # Two publishers of one name take turns; the kernel frees the lock of one that was killed.
+    # Publishers of one name take turns; the kernel frees the lock of one that was killed.
+    home.mkdir(parents=True, exist_ok=True)
     with (home / _LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _holds(folder: Path, wanted: Sequence[Content]) -> bool:
-    if folder.is_symlink() or not folder.is_dir():
+@contextmanager
+def _explained(target: Path, need_bytes: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise _no_room(target, need_bytes) from error
+        if error.errno in _NOT_OURS:
+            raise RequestError(
+                f"cannot publish to {target}: {error.strerror} ({error.filename}). Give it to this user, or choose "
+                "another folder; nothing was released"
+            ) from error
+        raise
+
+
+def _no_room(target: Path, need_bytes: int) -> RequestError:
+    standing = next(folder for folder in (target, *target.parents) if folder.exists())
+    free = shutil.disk_usage(standing).free
+    return RequestError(
+        f"cannot publish to {target}: it takes {need_bytes:,} bytes, and {free:,} are free (or a quota is used up). "
+        "Make room, or choose another folder; nothing was released"
+    )
+
+
+def _stands(target: Path, release: Release, wanted: Sequence[Content]) -> bool:
+    """Whether a whole release of the same files is there, whatever its card says.
+
+    It is not replaced for a reworded card: in the moment between, a reader who follows the channel would find nothing.
+    """
+    if target.is_symlink() or not (target / MANIFEST).is_file():
         return False
+    manifest = (target / MANIFEST).read_bytes()
+    vouched = released_files(manifest) or {}
+    if any(vouched.get(content.path) != content.sha256 for content in wanted if content.path not in release.wording):
+        return False
+    return _holds(target, {**vouched, MANIFEST: hashlib.sha256(manifest).hexdigest()})
+
+
+def _holds(folder: Path, files: dict[str, str]) -> bool:
+    """Whether the folder holds exactly `files`, path to sha256."""
     found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not path.is_dir()}
-    if found.keys() != {content.path for content in wanted}:
-        return False
-    return all(
-        found[content.path].is_file()
-        and found[content.path].stat().st_size == content.size
-        and digest_file(found[content.path]) == content.sha256
-        for content in wanted
+    return found.keys() == files.keys() and all(
+        found[path].is_file() and digest_file(found[path]) == sha256 for path, sha256 in files.items()
     )
 
 
@@ -107,8 +185,14 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _clear_away(home: Path) -> None:
+    """What this publisher has no more use for, and what killed ones left: whoever has the lock is the only one."""
+    for left in (*home.glob(".*.new"), *home.glob(".*.old")):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left)
+        else:
+            left.unlink()
+
+
+def _absolute(path: str | Path) -> Path:
+    return Path(path).expanduser().absolute()

@@ -1,79 +1,64 @@
 """Publish to S3, or to anything that speaks S3 (`endpoint_url`), under `<prefix>/<name>/<what>-<digest>/`.
 
-The blobs go first, each with a checksum that the server verifies; `tunefleet.json` goes last and only if it is not
-there yet. So a prefix with a manifest is whole, a killed publisher leaves a prefix without one, and of two
-publishers at once the second finds the work done. A release that stands is not rewritten, only repaired.
+The files go first, `tunefleet.json` goes last and only if it is not there yet. So a prefix with a manifest is whole, a
+killed publisher leaves a prefix without one, and of two publishers at once the second finds the work done. A release
+that stands is not rewritten, only repaired. Then the channel `<prefix>/<name>/channels/<channel>.json` is swapped, if
+it is still the one that was read before anything was sent.
 
-Credentials come from boto3's own chain (environment, profile, instance role), never from an argument.
+Nothing that anybody may still be writing is deleted. Multipart uploads under a release that stands are of no use to
+anybody and are aborted; so are those of the same name that nobody has finished for a day, whose publisher, should it
+still live, starts that file again. Files without a manifest stay for the next publish of that release: no reader looks
+at them, and that publish sends only the rest.
 """
 
-import base64
-import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
-
-import boto3
-from boto3.s3.transfer import TransferConfig
-from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    ConnectionError,
-    HTTPClientError,
-    IncompleteReadError,
-    NoCredentialsError,
-    ResponseStreamingError,
-    SSLError,
-)
+import secrets
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
 from infra.errors import Fault, IntegrityError, RequestError, TransientError
-from tasks.publishing.release import CARD, MANIFEST, Content, Published, Release, contents, released_files
+from tasks.publishing import s3_objects
+from tasks.publishing.pointer import Pointer, Seen, dump, lost, parse, path_of, same_release
+from tasks.publishing.release import MANIFEST, Content, Published, Release, contents, released_files
+from tasks.publishing.s3_client import THREADS, connect, explained
+from tasks.publishing.s3_objects import Bucket
 
-_ONE_PUT = 64 * 2**20  # bytes; larger files go up in parts of this size
-_READ_BACK = 2**20  # bytes; smaller files are downloaded again and hashed
 _PROBE = ".tunefleet-write-probe"
-_ABSENT = {"404", "NoSuchKey", "NotFound"}
-_BUSY = {
-    "BadDigest",  # damaged on the way
-    "ConditionalRequestConflict",
-    "InternalError",
-    "OperationAborted",
-    "RequestTimeout",
-    "ServiceUnavailable",
-    "SlowDown",
-    "Throttling",
-    "ThrottlingException",
-    "XAmzContentSHA256Mismatch",
-}
-_UNKNOWN_CALLER = {
-    "InvalidAccessKeyId",
-    "SignatureDoesNotMatch",
-    "InvalidToken",
-    "ExpiredToken",
-    "TokenRefreshRequired",
-}
+_ABANDONED = timedelta(days=1)
+_LOOK_INTO = 3  # releases before this one, for files that it shares with them
 
 
 def check(bucket: str, prefix: str = "", endpoint_url: str | None = None) -> list[Fault]:
     """What would keep a release from being published there, found before any training.
 
-    Puts an empty object under the prefix, reads it and deletes it again.
+    Puts a small object under the prefix, reads it, and deletes it again.
     """
-    key = _join(prefix, _PROBE)
+    key = _join(prefix, f"{_PROBE}-{secrets.token_hex(4)}")  # its own: others may be checking
     try:
-        with _explained(bucket):
-            client = _client(endpoint_url)
+        with explained(bucket):
+            there = Bucket(connect(endpoint_url), bucket)
             # Before the put, which makes a missing bucket on some servers. And to whoever may not list, an object that
             # is not there looks forbidden: publishing would stop at it.
-            _read(client, bucket, key)
-            client.put_object(Bucket=bucket, Key=key, Body=b"")
-            _read(client, bucket, key)
-            _delete(client, bucket, key)
+            there.read(key)
+            there.listed(key)
+            there.unfinished(key)
+            there.put_if(key, b"{}", None)
+            try:
+                there.read(key)
+                guarded = not there.put_if(key, b"{}", None) and not there.put_if(key, b"{}", '"of no object"')
+            finally:
+                there.delete(key)
     except RequestError as error:
         return list(error.faults)
     except TransientError as error:
         return [Fault(str(error))]
+    if not guarded:
+        return [
+            Fault(
+                f"the server of s3://{bucket} ignores If-None-Match or If-Match, so two publishers could overwrite "
+                "each other unseen: update the server, or publish elsewhere"
+            )
+        ]
     return []
 
 
@@ -83,182 +68,105 @@ def publish(release: Release, *, bucket: str, prefix: str = "", endpoint_url: st
     Raises TransientError for what may go through when tried again, RequestError for missing rights or a missing
     bucket, IntegrityError when what stands there is another release or does not read back as it was sent.
     """
-    home = _join(prefix, release.name, release.version)
+    siblings = _join(prefix, release.name)
+    home = _join(siblings, release.slug)
+    uri = f"s3://{bucket}/{home}/"
     *blobs, manifest = contents(release)
-    with _explained(bucket):
-        client = _client(endpoint_url)
-        standing = _read(client, bucket, _join(home, MANIFEST))
+    with explained(bucket):
+        there = Bucket(connect(endpoint_url), bucket)
+        standing = there.read(_join(home, MANIFEST))
         if standing is None:
-            _store(client, bucket, home, blobs)
-            if not _put_manifest(client, bucket, home, manifest):
-                standing = _read(client, bucket, _join(home, MANIFEST))
+            _store(there, home, blobs, _twins(there, siblings, blobs))
+            if not there.put_if(_join(home, MANIFEST), manifest.read(), None):
+                standing = there.read(_join(home, MANIFEST))
         if standing is not None:
-            _store(client, bucket, home, _same_release(standing, blobs, f"s3://{bucket}/{home}/"))
-        elif _read(client, bucket, _join(home, MANIFEST)) != manifest.read():
-            raise IntegrityError(f"s3://{bucket}/{home}/{MANIFEST} does not read back as it was written")
-    return Published(to="s3", uri=f"s3://{bucket}/{home}/")
+            _store(there, home, _vouched_for(release, standing[0], blobs, uri), {})
+        elif (written := there.read(_join(home, MANIFEST))) is None or written[0] != manifest.read():
+            raise IntegrityError(f"{uri}{MANIFEST} does not read back as it was written")
+        _clear_away(there, siblings, home)
+    return Published(to="s3", uri=uri, what=release.what, digest=release.digest)
 
 
-def _same_release(manifest: bytes, blobs: Sequence[Content], uri: str) -> list[Content]:
-    """The blobs that the standing release vouches for: all of them, less a card that has been reworded since."""
+def read_pointer(bucket: str, prefix: str, name: str, channel: str, endpoint_url: str | None = None) -> Seen:
+    """The channel as it stands; its token is the ETag."""
+    key = _join(prefix, path_of(name, channel))
+    with explained(bucket):
+        found = Bucket(connect(endpoint_url), bucket).read(key)
+    if found is None:
+        return Seen(None, None)
+    return Seen(parse(found[0], f"s3://{bucket}/{key}"), found[1])
+
+
+def move_pointer(bucket: str, prefix: str, pointer: Pointer, seen: Seen, endpoint_url: str | None = None) -> None:
+    """Move the channel to `pointer`, if it is still what was `seen`; LostRaceError if somebody else has moved it.
+
+    RequestError if a release that it would lead to is not there.
+    """
+    if same_release(seen.pointer, pointer):
+        return
+    key = _join(prefix, path_of(pointer.name, pointer.channel))
+    uri = f"s3://{bucket}/{key}"
+    with explained(bucket):
+        there = Bucket(connect(endpoint_url), bucket)
+        for slug in pointer.releases.values():
+            if there.read(_join(prefix, pointer.name, slug, MANIFEST)) is None:
+                raise RequestError(f"{uri} cannot lead to {slug}, which is not there as a whole: publish it first")
+        if there.put_if(key, dump(pointer), seen.token):
+            return
+        now = there.read(key)
+    # An answer that was lost on the way is asked for again: it may be our own move that we find.
+    if now is None or not same_release(parse(now[0], uri), pointer):
+        raise lost(pointer, uri)
+
+
+def _vouched_for(release: Release, manifest: bytes, blobs: Sequence[Content], uri: str) -> list[Content]:
+    """The blobs that the standing manifest names: all of them, less a card and the like that were reworded since."""
     vouched = released_files(manifest)
     if vouched is None:
         raise IntegrityError(f"{uri}{MANIFEST} is damaged: delete that object and publish again")
-    ours = {blob.path: blob.sha256 for blob in blobs}
-    if {**vouched, CARD: ""} != {**ours, CARD: ""}:
+    if any(vouched.get(blob.path) != blob.sha256 for blob in blobs if blob.path not in release.wording):
         raise IntegrityError(f"{uri} already holds other files under the same digest: publish under another prefix")
     return [blob for blob in blobs if vouched.get(blob.path) == blob.sha256]
 
 
-def _store(client: Any, bucket: str, home: str, blobs: Sequence[Content]) -> None:
+def _store(there: Bucket, home: str, blobs: Sequence[Content], twins: dict[str, str]) -> None:
+    """Small files beside each other; large ones one after another, of which the parts go beside each other."""
+
+    def store(blob: Content) -> None:
+        there.store(blob, _join(home, blob.path), twins.get(blob.sha256))
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        for _ in pool.map(store, [blob for blob in blobs if blob.size <= s3_objects.PART]):
+            pass  # raises what was raised
     for blob in blobs:
-        key = _join(home, blob.path)
-        if _stands(client, bucket, key, blob):
-            continue
-        _upload(client, bucket, key, blob)
-        if not _stands(client, bucket, key, blob):
-            raise IntegrityError(f"s3://{bucket}/{key} does not read back as it was sent: check the server's storage")
+        if blob.size > s3_objects.PART:
+            store(blob)
 
 
-def _stands(client: Any, bucket: str, key: str, blob: Content) -> bool:
-    try:
-        head = client.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
-    except ClientError as error:
-        if _code(error) in _ABSENT:
-            return False
-        raise
-    if head["ContentLength"] != blob.size or head["Metadata"].get("sha256") != blob.sha256:
-        return False
-    checksum = head.get("ChecksumSHA256")  # of the parts, with a dash and their number, if it went up in parts
-    if checksum is not None and "-" not in checksum and checksum != _base64_sha256(blob):
-        return False
-    return blob.size > _READ_BACK or hashlib.sha256(_read(client, bucket, key) or b"").hexdigest() == blob.sha256
+def _twins(there: Bucket, siblings: str, blobs: Sequence[Content]) -> dict[str, str]:
+    """Keys by sha256 of what the last finished releases of the same name already hold: the server can copy those.
+
+    Their manifests vouch for the hashes; only manifests beside an object of a wanted size are read. Small files are
+    sent as quickly as they are copied.
+    """
+    wanted = {blob.size for blob in blobs if blob.size > s3_objects.READ_BACK}
+    listed = there.listed(siblings + "/") if wanted else {}
+    slugs = {key.removeprefix(siblings + "/").partition("/")[0] for key, (size, _) in listed.items() if size in wanted}
+    manifests = [key for slug in slugs if (key := _join(siblings, slug, MANIFEST)) in listed]
+    twins: dict[str, str] = {}
+    for key in sorted(manifests, key=lambda key: listed[key][1])[-_LOOK_INTO:]:
+        found = there.read(key)
+        for path, sha256 in ((found and released_files(found[0])) or {}).items():
+            twins[sha256] = key.removesuffix(MANIFEST) + path
+    return twins
 
 
-def _upload(client: Any, bucket: str, key: str, blob: Content) -> None:
-    metadata = {"sha256": blob.sha256}
-    if isinstance(blob.source, bytes):
-        client.put_object(
-            Bucket=bucket, Key=key, Body=blob.source, Metadata=metadata, ChecksumSHA256=_base64_sha256(blob)
-        )
-        return
-    with blob.source.open("rb") as file:
-        if blob.size <= _ONE_PUT:
-            client.put_object(Bucket=bucket, Key=key, Body=file, Metadata=metadata, ChecksumSHA256=_base64_sha256(blob))
-            return
-        # upload_fileobj and not upload_file, which hides the server's answer in its own error; and never boto3's
-        # CRT client, which ignores endpoint_url.
-        client.upload_fileobj(
-            file,
-            bucket,
-            key,
-            ExtraArgs={"Metadata": metadata, "ChecksumAlgorithm": "SHA256"},
-            Config=TransferConfig(
-                multipart_threshold=_ONE_PUT, multipart_chunksize=_ONE_PUT, preferred_transfer_client="classic"
-            ),
-        )
-
-
-def _put_manifest(client: Any, bucket: str, home: str, manifest: Content) -> bool:
-    """False when a manifest is there already: somebody else has released this content in the meantime."""
-    try:
-        client.put_object(
-            Bucket=bucket,
-            Key=_join(home, MANIFEST),
-            Body=manifest.read(),
-            Metadata={"sha256": manifest.sha256},
-            ChecksumSHA256=_base64_sha256(manifest),
-            ContentType="application/json",
-            IfNoneMatch="*",
-        )
-    except ClientError as error:
-        if _status(error) == 412:
-            return False
-        raise
-    return True
-
-
-def _read(client: Any, bucket: str, key: str) -> bytes | None:
-    try:
-        body: bytes = client.get_object(Bucket=bucket, Key=key)["Body"].read()
-        return body
-    except ClientError as error:
-        if _code(error) in _ABSENT:
-            return None
-        raise
-
-
-def _delete(client: Any, bucket: str, key: str) -> None:
-    try:
-        client.delete_object(Bucket=bucket, Key=key)
-    except ClientError as error:
-        if _status(error) != 403:  # storage that can only be added to keeps the probe; publishing never deletes
-            raise
-
-
-def _client(endpoint_url: str | None) -> Any:
-    # An S3-compatible server at an address of its own seldom answers to bucket.address.
-    style = {"addressing_style": "path"} if endpoint_url else None
-    config = Config(connect_timeout=10, read_timeout=60, s3=style)  # seconds
-    try:
-        # A session of its own: boto3's default one is not safe among threads and holds on to the first credentials.
-        return boto3.Session().client("s3", endpoint_url=endpoint_url, config=config)
-    except ValueError as error:
-        raise RequestError(f"endpoint_url {endpoint_url!r} is not an address: write http(s)://host[:port]") from error
-
-
-@contextmanager
-def _explained(bucket: str) -> Iterator[None]:
-    """Turn boto's errors into ours: worth another try, or what to change."""
-    try:
-        yield
-    except ClientError as error:
-        raise _translated(error, bucket) from error
-    except SSLError as error:
-        raise RequestError(f"no secure connection to the S3 server: {error}") from error
-    except (ConnectionError, HTTPClientError, IncompleteReadError, ResponseStreamingError) as error:
-        raise TransientError(f"the S3 server cannot be reached: {error}") from error
-    except NoCredentialsError as error:
-        raise RequestError(
-            "no AWS credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-        ) from error
-    except BotoCoreError as error:  # a profile that does not exist, a bucket name that cannot be one
-        raise RequestError(f"cannot use s3://{bucket}: {error}") from error
-
-
-def _translated(error: ClientError, bucket: str) -> RequestError | TransientError:
-    code, status = _code(error), _status(error)
-    if code in _BUSY or status == 429 or status >= 500:
-        return TransientError(f"s3://{bucket} is busy or failing ({code}): {error}")
-    if code == "NoSuchBucket":
-        return RequestError(_no_bucket(bucket))
-    if code in _UNKNOWN_CALLER:
-        return RequestError(
-            f"the AWS credentials were not accepted for s3://{bucket} ({code}): "
-            "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, and that they belong to this server"
-        )
-    if status in (401, 403):
-        return RequestError(
-            f"{error.operation_name} on s3://{bucket} was refused ({code}): publishing needs "
-            "s3:PutObject and s3:GetObject on the prefix and s3:ListBucket on the bucket"
-        )
-    return RequestError(f"s3://{bucket} did not accept {error.operation_name}: {error}")
-
-
-def _no_bucket(bucket: str) -> str:
-    return f"the bucket {bucket!r} does not exist: create it, or correct its name, region or endpoint_url"
-
-
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
-
-
-def _status(error: ClientError) -> int:
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
-def _base64_sha256(blob: Content) -> str:
-    return base64.b64encode(bytes.fromhex(blob.sha256)).decode()
+def _clear_away(there: Bucket, siblings: str, home: str) -> None:
+    """Abort what killed publishers left in parts; see above for what is left alone."""
+    limit = datetime.now(UTC) - _ABANDONED
+    there.abort(
+        one for one in there.unfinished(siblings + "/") if one.key.startswith(home + "/") or one.started < limit
+    )
 
 
 def _join(*parts: str) -> str:

@@ -32,6 +32,7 @@ def make_release(folder: Path, files: dict[str, bytes] | None = None, **changes:
         (folder / path).write_bytes(data)
     fields: dict[str, Any] = {
         "name": "capitals",
+        "number": 1,
         "what": "adapter",
         "digest": digest_tree({path: hashlib.sha256(data).hexdigest() for path, data in files.items()}),
         "folder": folder,

@@ -60,11 +60,19 @@ class S3Server:
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
+    def keys(self, prefix: str = "") -> list[str]:
+        """The keys of every object of the bucket under `prefix`."""
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
+        return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+
     def objects(self, prefix: str = "") -> dict[str, bytes]:
         """Every object of the bucket under `prefix`, by key."""
-        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
-        keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
-        return {key: self.client.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys}
+        return {key: self.client.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in self.keys(prefix)}
+
+    def uploads(self, prefix: str = "") -> list[str]:
+        """The keys under `prefix` of every multipart upload that was neither completed nor aborted."""
+        pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=BUCKET, Prefix=prefix)
+        return [entry["Key"] for page in pages for entry in page.get("Uploads", [])]
 
 
 def _weed() -> str:

@@ -1,5 +1,6 @@
 """Publishing to a folder: all of a release or none of it, also when the publisher is killed."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.errors import IntegrityError
+from infra.errors import IntegrityError, RequestError
 from tasks.publishing import folder
 from tasks.publishing.release import Release, contents
 from tests.publishing import FILES, PUBLISHED, ROOT, files_under, make_release
@@ -110,7 +111,7 @@ def test_a_damaged_target_is_replaced(release: Release, tmp_path: Path, damage: 
 
 
 def test_a_killed_publisher_leaves_no_half_release(release: Release, tmp_path: Path):
-    target = tmp_path / "out" / release.name / release.version
+    target = tmp_path / "out" / release.name / release.slug
 
     def damaged_target() -> None:
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
@@ -162,7 +163,72 @@ def test_an_artifact_that_changes_meanwhile_is_not_released(
     monkeypatch.setattr(shutil, "copyfile", change_then_copy)
     with pytest.raises(IntegrityError, match="changed while it was being published"):
         folder.publish(release, tmp_path / "out")
-    assert not (tmp_path / "out" / release.name / release.version).exists()
+    assert not (tmp_path / "out" / release.name / release.slug).exists()
+
+
+def test_a_standing_release_keeps_its_card(release: Release, tmp_path: Path):
+    target = Path(folder.publish(release, tmp_path / "out").uri)
+    before = whole(release)
+    folder.publish(make_release(tmp_path / "artifact", card=release.card + "\nReworded.\n"), tmp_path / "out")
+    assert files_under(target) == before
+
+
+def test_what_a_killed_publisher_of_another_release_left_is_cleared_away(release: Release, tmp_path: Path):
+    left = tmp_path / "out" / "capitals" / ".merged-0123456789ab.new"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_bytes(b"half")
+    target = Path(folder.publish(release, tmp_path / "out").uri)
+    assert {path.name for path in target.parent.iterdir()} == {target.name, ".publish.lock"}
+
+
+# Publishes to a disk of 256 KiB, which only this process has; `free` is what other programs report as free on it.
+SMALL_DISK = """
+import json, os, shutil, subprocess, sys
+from pathlib import Path
+from infra.errors import RequestError
+from tasks.publishing import folder
+from tests.publishing import files_under, make_release
+
+artifact, target, told = sys.argv[1:]
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", target], check=True)
+if told == "nothing":
+    shutil.disk_usage = lambda path: shutil._ntuple_diskusage(2**40, 0, 2**40)  # a quota, say, which nobody is told of
+release = make_release(Path(artifact), {"model.safetensors": bytes(400_000)})
+try:
+    folder.publish(release, target)
+except RequestError as error:
+    small = folder.publish(make_release(Path(artifact + "-small"), {"model.safetensors": bytes(40_000)}), target)
+    print(json.dumps([str(error), error.exit_code, sorted(files_under(Path(target))), small.uri]))
+"""
+
+
+@pytest.mark.parametrize("told", ["what is free", "nothing"])
+def test_a_full_disk_is_said_and_nothing_is_left_on_it(tmp_path: Path, told: str):
+    (tmp_path / "disk").mkdir()
+    arguments = ["unshare", "-rm", sys.executable, "-c", SMALL_DISK, str(tmp_path / "artifact")]
+    ended = subprocess.run([*arguments, str(tmp_path / "disk"), told], cwd=ROOT, capture_output=True, text=True)
+    if "unshare" in ended.stderr or "mount" in ended.stderr:
+        pytest.skip(f"no disk of its own for a process here: {ended.stderr}")
+    says, exit_code, left, small = json.loads(ended.stdout)
+    assert "bytes, and" in says and "nothing was released" in says
+    assert exit_code == 2
+    slug = Path(small).name
+    expected = {f"capitals/{slug}/{path}" for path in ("README.md", "model.safetensors", "tunefleet.json")}
+    assert set(left) == expected | {"capitals/.publish.lock"}
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "taken"])
+def test_a_name_that_the_disk_does_not_take_is_said(tmp_path: Path, name: str):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "taken").touch()
+    with pytest.raises(RequestError, match="cannot publish to"):
+        folder.publish(make_release(tmp_path / "artifact", name=name), tmp_path / "out")
+
+
+def test_check_knows_how_much_is_free(tmp_path: Path):
+    assert folder.check(tmp_path / "out", need_bytes=1) == []
+    (fault,) = folder.check(tmp_path / "out", need_bytes=2**60)
+    assert "1,152,921,504,606,846,976 bytes" in fault.message
 
 
 def test_check_finds_no_fault_and_makes_nothing(tmp_path: Path):
