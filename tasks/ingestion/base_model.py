@@ -24,6 +24,7 @@ from infra.errors import RequestError, TransientError
 from infra.hashing import digest_file, digest_json, digest_tree
 from infra.storage import MANIFEST
 from tasks.ingestion.chat_template import CHAT_TEMPLATE, read_chat_template, with_fixed_date
+from tasks.ingestion.licence import licence_of
 
 PACKAGE = re.compile(r"^package://(?P<module>\w+)/(?P<file>[\w.-]+\.gguf)$")
 WANTED = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "LICENSE*")  # tokenizers, config, weights
@@ -81,6 +82,7 @@ def import_base(model: str, revision: str | None, output: Path, chat_template: s
     `chat_template`, the path of a file, takes the place of the tokenizer's own in every later stage.
     RequestError if what is there cannot be a base model: no config, no tokenizer, no safetensors.
     """
+    license = None
     if model.startswith("package://"):
         _convert_gguf(packaged_file(model), output)
     elif model.startswith("s3://"):
@@ -90,11 +92,13 @@ def import_base(model: str, revision: str | None, output: Path, chat_template: s
     elif Path(model).is_absolute():
         for path in _wanted_files(Path(model)):
             shutil.copyfile(path, output / path.name)
+        license = licence_of(Path(model), None)
     else:
         _download(model, revision, output)
+        license = licence_of(output, model, revision)
     if chat_template:
         (output / CHAT_TEMPLATE).write_text(read_chat_template(chat_template), encoding="utf-8")
-    return _inspect(model, output)
+    return {**_inspect(model, output), "license": license}
 
 
 def _is_wanted(name: str) -> bool:

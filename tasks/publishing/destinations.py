@@ -24,7 +24,7 @@ def check_destinations(
         elif place.s3 is not None:
             found = s3.check(*bucket_and_prefix(place.s3), place.endpoint_url)
         else:
-            found = hub.check([_repo_id(place, name, one) for name in names for one in what])
+            found = hub.check([repo_id_of(place, name, one) for name in names for one in what])
         faults += [Fault(fault.message, f"publish.to.{index}") for fault in found]
     return faults
 
@@ -36,7 +36,7 @@ def publish_to(place: Destination, release: Release) -> Published:
     if place.s3 is not None:
         bucket, prefix = bucket_and_prefix(place.s3)
         return s3.publish(release, bucket=bucket, prefix=prefix, endpoint_url=place.endpoint_url)
-    return hub.publish(release, repo_id=_repo_id(place, release.name, release.what), private=place.private)
+    return hub.publish(release, repo_id=repo_id_of(place, release.name, release.what), private=place.private)
 
 
 def seen(place: Destination, name: str, channel: str, what: Sequence[Artifact]) -> Mapping[str, Seen]:
@@ -46,7 +46,7 @@ def seen(place: Destination, name: str, channel: str, what: Sequence[Artifact]) 
     if place.s3 is not None:
         bucket, prefix = bucket_and_prefix(place.s3)
         return {"": s3.read_pointer(bucket, prefix, name, channel, place.endpoint_url)}
-    return {one: hub.read_channel(_repo_id(place, name, one), channel) for one in what}
+    return {one: hub.read_channel(repo_id_of(place, name, one), channel) for one in what}
 
 
 def move(place: Destination, pointer: Pointer, before: Mapping[str, Any], revisions: Mapping[str, str | None]) -> None:
@@ -62,7 +62,7 @@ def move(place: Destination, pointer: Pointer, before: Mapping[str, Any], revisi
     else:
         for what, revision in revisions.items():
             assert revision, "the Hub names a commit for all that it takes"
-            hub.move_channel(_repo_id(place, pointer.name, what), pointer, revision, before[what])
+            hub.move_channel(repo_id_of(place, pointer.name, what), pointer, revision, before[what])
 
 
 def bucket_and_prefix(uri: str) -> tuple[str, str]:
@@ -70,5 +70,5 @@ def bucket_and_prefix(uri: str) -> tuple[str, str]:
     return bucket, prefix.strip("/")
 
 
-def _repo_id(place: Destination, name: str, what: str) -> str:
+def repo_id_of(place: Destination, name: str, what: str) -> str:
     return f"{place.hub}-{name}" + ("" if what == "adapter" else f"-{what}")

@@ -1,4 +1,4 @@
-"""Publish to a model repository of the Hugging Face Hub: one commit that has everything, then a tag on it.
+"""Publish to a model repository of the Hugging Face Hub: one commit that has everything, a tag on it, then a channel.
 
 The head is read first and named as the commit's parent, so that what somebody else commits in between is never
 overwritten unseen. Files that are there already are not sent, files of our last release that this one no longer
@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import (
@@ -23,24 +24,26 @@ from huggingface_hub.errors import (
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     OIDCError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
 )
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
 from infra.errors import Fault, IntegrityError, RequestError, TransientError
-from infra.hashing import SHORT
-from tasks.publishing.release import CARD, MANIFEST, Content, Published, Release, contents, released_files
+from tasks.publishing.pointer import Pointer, Seen, lost
+from tasks.publishing.release import MANIFEST, Content, Published, Release, contents, released_files
 
 _PUBLIC_HUB = "https://huggingface.co"
 _LOG_IN = "set HF_TOKEN to a token with write access, or run `hf auth login` (https://huggingface.co/settings/tokens)"
 _LATER = {408, 409, 429}
 
 
-def check(repo_id: str, endpoint: str | None = None) -> list[Fault]:
-    """What would keep a release from being published to the repository, found before any training."""
-    faults = _check_names(repo_id, endpoint)
+def check(repo_ids: Sequence[str], endpoint: str | None = None) -> list[Fault]:
+    """What would keep releases from being published to these repositories, found before any training."""
+    faults = [fault for repo_id in repo_ids for fault in _check_name(repo_id)] + _check_endpoint(endpoint)
     try:
-        with _explained(repo_id):
+        with _explained(", ".join(repo_ids)):
             if get_token() is None:
                 return [*faults, Fault(f"no Hugging Face token was found: {_LOG_IN}")]
             if faults:
@@ -48,15 +51,30 @@ def check(repo_id: str, endpoint: str | None = None) -> list[Fault]:
             me = HfApi(endpoint=endpoint).whoami()
     except (RequestError, TransientError) as error:
         return [*faults, Fault(str(error))]
-    if me.get("auth", {}).get("accessToken", {}).get("role") == "read":
-        faults.append(Fault(f"the Hugging Face token of {me['name']} may only read: {_LOG_IN}"))
-    known = [me["name"], *(org["name"] for org in me.get("orgs", []))]
-    namespace = repo_id.split("/")[0]
-    if namespace not in known:
-        faults.append(
-            Fault(f"repo_id {repo_id!r}: {me['name']} cannot publish to {namespace}, only to {', '.join(known)}")
+    token = me.get("auth", {}).get("accessToken", {})
+    if token.get("role") == "read":
+        return [Fault(f"the Hugging Face token of {me['name']} may only read: {_LOG_IN}")]
+    allowed = [me["name"], *(org["name"] for org in me.get("orgs", []) if org.get("roleInOrg") != "read")]
+    if token.get("role") == "fineGrained":
+        allowed = [name for name in allowed if name in _writable(token)]
+    strange = sorted({repo_id.split("/")[0] for repo_id in repo_ids if not _is_allowed(repo_id, allowed, token)})
+    return [
+        Fault(
+            f"{me['name']} cannot publish to {namespace} with this Hugging Face token, only to "
+            f"{', '.join(allowed) or 'nothing'}: correct publish.to, or {_LOG_IN}"
         )
-    return faults
+        for namespace in strange
+    ]
+
+
+def _is_allowed(repo_id: str, allowed: Sequence[str], token: Mapping[str, Any]) -> bool:
+    return repo_id.split("/")[0] in allowed or repo_id in _writable(token)
+
+
+def _writable(token: Mapping[str, Any]) -> set[str]:
+    """Names of the users, organizations and repositories that a fine-grained token may write to."""
+    scopes = token.get("fineGrained", {}).get("scoped", [])
+    return {scope["entity"]["name"] for scope in scopes if "repo.write" in scope.get("permissions", [])}
 
 
 def publish(release: Release, *, repo_id: str, private: bool = True, endpoint: str | None = None) -> Published:
@@ -66,7 +84,7 @@ def publish(release: Release, *, repo_id: str, private: bool = True, endpoint: s
     through when tried again (another commit came in between), RequestError for a token without the right, and
     IntegrityError when the repository does not hold what was committed.
     """
-    if faults := _check_names(repo_id, endpoint):
+    if faults := _check_name(repo_id) + _check_endpoint(endpoint):
         raise RequestError(faults)
     files = contents(release)
     api = HfApi(endpoint=endpoint)
@@ -77,27 +95,95 @@ def publish(release: Release, *, repo_id: str, private: bool = True, endpoint: s
         changed = [file for file in files if not _same(file, there.get(file.path))]
         stale = _ours(api, repo_id, head, there) - {file.path for file in files}
         if changed or stale:
-            head = _commit(api, repo_id, head, changed=changed, stale=stale, message=f"Publish {release.version}")
+            head = _commit(api, repo_id, head, changed=changed, stale=stale, message=f"Publish {release.tag}")
             _require_whole(api, repo_id, head, files)
-        tag = f"v-{release.digest[:SHORT]}"
-        api.create_tag(repo_id, tag=tag, revision=head, exist_ok=True)
+        api.create_tag(repo_id, tag=release.tag, revision=head, exist_ok=True)
         # The tag may be older than this commit (a reworded card, a release rolled back to), never other weights.
-        _require_whole(api, repo_id, tag, [file for file in files if file.path not in (CARD, MANIFEST)])
-    return Published(to="hub", uri=f"{api.endpoint}/{repo_id}", revision=head)
+        _require_whole(api, repo_id, release.tag, [file for file in files if file.path not in release.wording])
+    return Published(to="hub", uri=f"{api.endpoint}/{repo_id}", what=release.what, digest=release.digest, revision=head)
 
 
-def _check_names(repo_id: str, endpoint: str | None) -> list[Fault]:
-    faults = []
-    if repo_id.count("/") != 1:
-        faults.append(Fault(f"repo_id {repo_id!r} has to be namespace/name, with your user name or organization"))
-    else:
+def read_channel(repo_id: str, channel: str, endpoint: str | None = None) -> Seen:
+    """The commit that the tag `channel` leads to; none if there is no such tag, or no repository yet."""
+    with _explained(repo_id):
+        return Seen(None, _commit_of(HfApi(endpoint=endpoint), repo_id, channel))
+
+
+def move_channel(repo_id: str, pointer: Pointer, revision: str, seen: Seen, *, endpoint: str | None = None) -> None:
+    """Move the tag `pointer.channel` to the commit `revision`, if it still is where it was `seen`.
+
+    LostRaceError if it is not. The Hub cannot swap a tag: the old one is deleted, then the new one made. So, unlike in
+    a folder or on S3,
+
+    - a reader who asks in between is told that there is no such revision, and a publisher killed in between leaves it
+      so until it is moved again. Nobody is ever led to half a release: both commits are whole.
+    - of two publishers who read the tag at the same moment, the slower one may delete what the faster one has just
+      made. Both then see the tag that stands, and the faster one is told that it lost only if it looks late enough.
+
+    If the new tag cannot be made, the old one is put back.
+    """
+    api = HfApi(endpoint=endpoint)
+    where = f"the tag {pointer.channel} of {repo_id}"
+    with _explained(repo_id):
+        standing = _commit_of(api, repo_id, pointer.channel)
+        if standing == revision:
+            return
+        if standing != seen.token:
+            raise lost(pointer, where)
+        if standing is not None:
+            _delete_tag(api, repo_id, pointer, where)
         try:
-            validate_repo_id(repo_id)
-        except HFValidationError as error:
-            faults.append(Fault(f"repo_id {repo_id!r} is not one the Hub takes: {error}"))
-    if endpoint is not None and not endpoint.startswith(("http://", "https://")):
-        faults.append(Fault(f"the Hub's endpoint {endpoint!r} is not an address: write http(s)://host[:port]"))
-    return faults
+            _create_tag(api, repo_id, pointer, revision, where)
+        except (HfHubHTTPError, HTTPError):
+            if standing is not None and _commit_of(api, repo_id, pointer.channel) is None:
+                _create_tag(api, repo_id, pointer, standing, where)
+            raise
+        if _commit_of(api, repo_id, pointer.channel) != revision:
+            raise lost(pointer, where)
+
+
+def _commit_of(api: HfApi, repo_id: str, tag: str) -> str | None:
+    try:
+        return api.model_info(repo_id, revision=tag).sha
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        return None
+
+
+def _delete_tag(api: HfApi, repo_id: str, pointer: Pointer, where: str) -> None:
+    try:
+        api.delete_tag(repo_id, tag=pointer.channel)
+    except RevisionNotFoundError as error:
+        raise lost(pointer, where) from error
+
+
+def _create_tag(api: HfApi, repo_id: str, pointer: Pointer, revision: str, where: str) -> None:
+    try:
+        api.create_tag(repo_id, tag=pointer.channel, revision=revision)
+    except HfHubHTTPError as error:
+        if error.response.status_code == 409:
+            raise lost(pointer, where) from error
+        raise
+
+
+def _check_name(repo_id: str) -> list[Fault]:
+    if repo_id.count("/") != 1:
+        return [
+            Fault(
+                f"the repository would be {repo_id!r}; it has to be namespace/name. Begin publish.to's `hub` with "
+                "your user name or organization and one slash"
+            )
+        ]
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        return [Fault(f"the repository would be {repo_id!r}, which is not one the Hub takes: {error}")]
+    return []
+
+
+def _check_endpoint(endpoint: str | None) -> list[Fault]:
+    if endpoint is None or endpoint.startswith(("http://", "https://")):
+        return []
+    return [Fault(f"the Hub's endpoint {endpoint!r} is not an address: write http(s)://host[:port]")]
 
 
 def _commit(

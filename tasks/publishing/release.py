@@ -8,7 +8,7 @@ sha256: a reader who has that file can tell a whole release from a half one.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,12 +34,22 @@ class Release:
     folder: Path  # the artifact's; subfolders are kept
     card: str  # markdown with YAML front matter; takes the place of any README.md in the folder
     manifest: Mapping[str, Any]  # lineage, plain JSON
+    extra: Mapping[str, str] = field(default_factory=dict)  # further texts by path, which say what the card says
+
+    @property
+    def wording(self) -> frozenset[str]:
+        """What may be worded anew for the same artifact; all other files are fixed by the digest."""
+        return frozenset({CARD, MANIFEST, *self.extra})
 
     def __post_init__(self) -> None:
         if not self.name or self.name.startswith(".") or set(self.name) & set("/\\"):
             raise RequestError(f"cannot publish under the name {self.name!r}: a name has no slash and no leading dot")
         if len(self.digest) != 64 or set(self.digest) - set("0123456789abcdef"):
             raise RequestError(f"cannot publish {self.name}: {self.digest!r} is not a sha256 of 64 hex digits")
+        if wrong := [
+            path for path in self.extra if path.startswith("/") or {"..", CARD, MANIFEST} & {*path.split("/")}
+        ]:
+            raise RequestError(f"cannot publish {self.name}: {wrong} are no paths for further files")
 
     @property
     def slug(self) -> str:
@@ -78,17 +88,18 @@ class Content:
 
 
 def contents(release: Release) -> list[Content]:
-    """The files of the artifact in order of path, then the card, then, always last, the manifest.
+    """The files of the artifact in order of path, further texts, the card, and then, always last, the manifest.
 
     Raises RequestError when there are none, IntegrityError when they are not the files that the digest names.
     """
     found = [_file(path, release.folder) for path in sorted(release.folder.rglob("*")) if path.is_file()]
     found = [file for file in found if file.path != STORE_MANIFEST]  # says which run wrote it, not what it is
-    listed = [file for file in found if file.path not in (CARD, MANIFEST)]
+    listed = [file for file in found if file.path not in release.wording]
     if not listed:
         raise RequestError(f"nothing to publish for {release.name}: {release.folder} holds no files")
     if digest_tree({file.path: file.sha256 for file in found}) != release.digest:
         raise IntegrityError(f"{release.folder} no longer holds the files of digest {release.digest[:SHORT]}")
+    listed += [_text(path, release.extra[path]) for path in sorted(release.extra)]
     listed.append(_text(CARD, release.card))
     files = {content.path: {"sha256": content.sha256, "size": content.size} for content in listed}
     manifest = {**release.manifest, "files": files}

@@ -1,79 +1,146 @@
-"""Publishing as Prefect tasks: the check before training, and the release after a PASS."""
+"""Publishing as Prefect tasks: the check before training, and the release after a PASS.
 
+    record -> for each place: read the channel -> send every artifact -> move the channel -> note where it went
+
+All that a card and a manifest say is read through the record, so the same release reads the same wherever and whenever
+it is published.
+"""
+
+import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from prefect import get_run_logger, task
 
 from infra.errors import RequestError
-from tasks.artifacts import Lineage, StageResult
+from tasks.artifacts import StageResult
 from tasks.publishing.card import render_card
-from tasks.publishing.destinations import check_destinations, publish_to
-from tasks.publishing.release import Release, require_pass
-from tasks.recipe.schema import Adapter, Destination, Recipe
+from tasks.publishing.destinations import check_destinations, move, publish_to, repo_id_of, seen
+from tasks.publishing.eval_results import eval_results
+from tasks.publishing.pointer import pointer_to
+from tasks.publishing.release import Published, Release, require_pass
+from tasks.recipe.schema import Artifact, Destination, Recipe
+from tasks.registry.records import Publication, ReleaseRecord, add_publication
 from tasks.retrying import STAGE
 from tasks.runs import Run
+
+FIGURES = ("steps", "tokens", "loss", "trainable_params", "seed")
 
 
 @task(name="check-destinations", **STAGE)
 def check(recipe: Recipe) -> None:
     """RequestError with everything that would keep the fleet from being published."""
     names = [adapter.name for adapter in recipe.adapters if adapter.method != "prompt"]
-    if faults := check_destinations(recipe.publish.to, names):
+    if faults := check_destinations(recipe.publish.to, names, recipe.publish.what):
         raise RequestError(faults)
 
 
-@task(name="publish", task_run_name="publish {adapter.name} as {what}", **STAGE)
+@task(name="publish", task_run_name="publish {record.label}", **STAGE)
 def publish(
     run: Run,
-    recipe: Recipe,
-    adapter: Adapter,
-    what: Literal["adapter", "merged"],
+    record: ReleaseRecord,
     place: Destination,
-    artifact: StageResult,
-    lineage: Lineage,
+    artifacts: Mapping[Artifact, StageResult],
+    channel: str | None,
+) -> list[dict[str, Any]]:
+    """Send a release's artifacts to one place, and move the channel there last; only with a PASS, or its override."""
+    store, logger = run.store, get_run_logger()
+    verdict = json.loads((store.fetch(record.verdict) / "verdict.json").read_text())
+    require_pass(verdict, record.adapter.digest, record.override.reason if record.override else None)
+    before = seen(place, record.name, channel, list(artifacts)) if channel else {}
+    sent: dict[str, Published] = {}
+    for what, artifact in artifacts.items():
+        release = Release(
+            name=record.name,
+            number=record.number,
+            what=what,
+            digest=artifact.ref.digest,
+            folder=store.fetch(artifact.ref),
+            card=_card(run, record, what, artifact, verdict, place),
+            manifest=_manifest(run, record, what, artifact, verdict),
+            extra=_benchmarks(record, what, verdict) if place.hub else {},
+        )
+        sent[release.slug] = publish_to(place, release)
+        add_publication(store, record, Publication(place=place, published=sent[release.slug]))
+        logger.info("%s: published as %s to %s", record.label, what, sent[release.slug].uri)
+    if channel:
+        pointer = pointer_to(
+            sent, name=record.name, channel=channel, number=record.number, adapter=record.adapter.digest
+        )
+        move(place, pointer, before, {one.what: one.revision for one in sent.values()})
+        logger.info("%s: channel %s stands at it", record.label, channel)
+    return [one.model_dump() for one in sent.values()]
+
+
+def _manifest(
+    run: Run, record: ReleaseRecord, what: Artifact, artifact: StageResult, verdict: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Release one artifact to one place; only with a PASS for the adapter that it is or was made from."""
-    trained, base, data, verdict = lineage.trained, lineage.base, lineage.data, lineage.verdict
-    require_pass(verdict, trained.ref.digest)
-    store = run.store
-    trained_manifest = store.manifest(trained.ref)
-    manifest = {
-        "name": adapter.name,
+    """`tunefleet.json`: from this file back to data rows, recipe, base, commit and verdicts."""
+    trained = run.store.manifest(record.adapter)
+    return {
+        "name": record.name,
+        "version": record.version,
         "what": what,
         "digest": artifact.ref.digest,
-        "recipe": recipe.name,
-        "base": {"model": base.facts["model"], "revision": base.facts["revision"], "digest": base.ref.digest},
-        "data": {"digest": data.ref.digest, **data.facts},
-        "training": {"spec": trained_manifest["spec"], "adapter_digest": trained.ref.digest},
-        "versions": trained_manifest["versions"],
-        "git_commit": trained_manifest["git_commit"],
-        "merge": artifact.facts if artifact.ref.kind == "merged" else None,
+        "run_id": record.run_id,
+        "released": record.created,
+        "recipe": record.recipe,
+        "base": {"model": record.base_model, "revision": record.base_revision, "digest": record.base.digest},
+        "data": {"digest": record.data.digest, **run.store.manifest(record.data)["facts"]},
+        "training": {"spec": trained["spec"], "adapter_digest": record.adapter.digest, "facts": trained["facts"]},
+        "made_by": {"stage": what, "facts": artifact.facts} if what in ("merged", "gguf") else None,
+        "versions": trained["versions"],
+        "git_commit": trained["git_commit"],
         "verdict": verdict,
+        "verdict_digest": record.verdict.digest,
+        "override": record.override.model_dump() if record.override else None,
     }
-    card = render_card(
-        name=adapter.name,
+
+
+def _card(
+    run: Run,
+    record: ReleaseRecord,
+    what: Artifact,
+    artifact: StageResult,
+    verdict: Mapping[str, Any],
+    place: Destination,
+) -> str:
+    facts = run.store.manifest(record.adapter)["facts"]
+    base = run.store.manifest(record.base)["facts"]
+    return render_card(
+        name=record.name,
+        number=record.number,
         what=what,
-        base_model=base.facts["model"],
-        base_revision=base.facts["revision"],
-        base_digest=base.ref.digest,
-        base_license=None,
-        method=adapter.method or "",
-        data_digest=data.ref.digest,
-        recipe=recipe.name,
-        training={key: trained.facts[key] for key in ("steps", "tokens", "loss", "trainable_params", "seed")}
-        | {"rows": data.facts["train"]},
+        base_model=record.base_model,
+        base_revision=record.base_revision,
+        base_digest=record.base.digest,
+        base_license=record.recipe["base"].get("license") or base.get("license"),
+        method=record.method,
+        quantization=_judged_in(record),
+        data_digest=record.data.digest,
+        recipe=record.recipe["name"],
+        training={key: facts[key] for key in FIGURES} | {"rows": run.store.manifest(record.data)["facts"]["train"]},
+        merge=artifact.facts if what == "merged" and record.method != "full" else None,
         tasks=verdict["tasks"],
         verdict=verdict["verdict"],
         reasons=verdict["reasons"],
+        rule=verdict.get("rule"),
+        override=record.override.model_dump() if record.override else None,
+        load_from=repo_id_of(place, record.name, what) if place.hub else None,
+        files=[file["path"] for file in run.store.manifest(artifact.ref)["files"]],
     )
-    release = Release(
-        name=adapter.name,
+
+
+def _benchmarks(record: ReleaseRecord, what: Artifact, verdict: Mapping[str, Any]) -> Mapping[str, str]:
+    """The Hub's own files of results, for benchmarks that are registered there."""
+    return eval_results(
+        verdict["tasks"],
         what=what,
-        digest=artifact.ref.digest,
-        folder=store.fetch(artifact.ref),
-        card=card,
-        manifest=manifest,
+        method=record.method,
+        quantization=_judged_in(record),
+        date=record.created[:10],
     )
-    published = publish_to(place, release)
-    get_run_logger().info("%s: published as %s to %s", adapter.name, what, published.uri)
-    return {"what": what, **published.model_dump()}
+
+
+def _judged_in(record: ReleaseRecord) -> Literal["none", "nf4"]:
+    return "nf4" if record.method == "qlora" else "none"

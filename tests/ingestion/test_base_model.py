@@ -28,7 +28,7 @@ from tests.publishing.s3_server import BUCKET, S3Server
 from tests.tiny import save_tiny_base, tiny_config, tiny_tokenizer
 
 WEIGHTS = save({"model.embed_tokens.weight": np.zeros((2, 2), np.float32)})
-FIGURES = {"architecture": "LlamaForCausalLM", "model_type": "llama"}
+FIGURES = {"architecture": "LlamaForCausalLM", "model_type": "llama", "license": None}
 UNWANTED = {  # what may lie beside a model and is no part of it
     "README.md": b"# A model",
     "modeling_custom.py": b"import os",
@@ -123,6 +123,12 @@ def test_a_folder_is_known_by_what_is_imported_from_it(folder: Path, tmp_path: P
 def test_import_from_a_folder(folder: Path, output: Path, model_files: dict[str, bytes]):
     assert import_base(str(folder), None, output) == FIGURES
     assert files_under(output) == model_files
+
+
+def test_the_licence_that_the_folder_states_is_kept(folder: Path, output: Path):
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    assert import_base(str(folder), None, output) == FIGURES | {"license": "apache-2.0"}
+    assert not (output / "README.md").exists()
 
 
 @pytest.mark.parametrize("name", ["missing", "empty"])

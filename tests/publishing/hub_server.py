@@ -22,6 +22,7 @@ import yaml
 
 TOKEN = "hf_testWriteToken0123456789"
 READ_TOKEN = "hf_testReadToken0123456789"
+FINE_TOKEN = "hf_testFineToken0123456789"  # may write to what is acme's, and to one repository of its own
 USER = "tester"
 _LFS_SUFFIXES = (".safetensors", ".bin", ".gguf", ".pt")
 _LFS_FROM = 5_000_000  # bytes; larger files are LFS whatever their name
@@ -95,6 +96,8 @@ class HubServer:
         self.lfs: dict[str, bytes] = {}  # by sha256
         self.requests: list[tuple[str, str]] = []  # method and path
         self.before_commit: Callable[[], None] | None = None  # called once, when the next commit arrives
+        self.before_tag: Callable[[], object] | None = None  # called once, when the next tag is to be made
+        self.before_untag: Callable[[], object] | None = None  # and when the next one is to be deleted
         self.failing: dict[str, int] = {}  # status to answer with, by regular expression on "METHOD path"
         self.lock = threading.RLock()
 
@@ -105,8 +108,14 @@ class HubServer:
     # Each answers (status, headers, body) and is called under the lock, with the repository's id where there is one.
 
     def whoami(self, token: str) -> Any:
-        role = "write" if token == TOKEN else "read"
-        return {"type": "user", "name": USER, "orgs": [{"name": "acme"}], "auth": {"accessToken": {"role": role}}}
+        access: dict[str, Any] = {"role": {TOKEN: "write", READ_TOKEN: "read", FINE_TOKEN: "fineGrained"}[token]}
+        if token == FINE_TOKEN:
+            scopes = {"acme": ["repo.content.read", "repo.write"], USER: ["repo.content.read"]}
+            scopes[f"{USER}/capitals"] = ["repo.write"]
+            scoped = [{"entity": {"name": name}, "permissions": permissions} for name, permissions in scopes.items()]
+            access["fineGrained"] = {"global": [], "scoped": scoped}
+        orgs = [{"name": "acme", "roleInOrg": "write"}, {"name": "museum", "roleInOrg": "read"}]
+        return {"type": "user", "name": USER, "orgs": orgs, "auth": {"type": "access_token", "accessToken": access}}
 
     def create(self, asked: dict[str, Any]) -> Any:
         namespace = asked.get("organization") or USER
@@ -182,9 +191,20 @@ class HubServer:
         return {"success": True, "commitOid": made.oid, "commitUrl": f"{self.endpoint}/{repo_id}/commit/{made.oid}"}
 
     def tag(self, repo: Repo, revision: str, asked: dict[str, Any]) -> Any:
+        if self.before_tag is not None:
+            meddle, self.before_tag = self.before_tag, None
+            meddle()
         if asked["tag"] in repo.tags:
             raise Refused(409, "Tag already exists")
         repo.tags[asked["tag"]] = self.at(repo, revision).oid
+        return {}
+
+    def untag(self, repo: Repo, tag: str) -> Any:
+        if self.before_untag is not None:
+            meddle, self.before_untag = self.before_untag, None
+            meddle()
+        if repo.tags.pop(tag, None) is None:
+            raise Refused(404, "Tag not found", code="RevisionNotFound")
         return {}
 
     def at(self, repo: Repo, revision: str) -> Commit:
@@ -196,7 +216,9 @@ class HubServer:
 
     def info(self, repo_id: str, repo: Repo, commit: Commit) -> Any:
         siblings = [{"rfilename": path} for path in sorted(commit.tree)]
+        card = commit.tree.get("README.md", Blob(b"", lfs=False)).data.decode()
         return {
+            "cardData": front_matter(card) or {},
             "_id": "0" * 24,
             "id": repo_id,
             "sha": commit.oid,
@@ -226,13 +248,17 @@ class HubServer:
         return {"errors": [], "warnings": []}
 
 
+def front_matter(card: str) -> Any:
+    found = re.match(r"---\n(.*?)\n---\n", card, re.DOTALL)
+    return yaml.safe_load(found.group(1)) if found else None
+
+
 def card_errors(card: str) -> list[str]:
     """What the Hub would find wrong in the front matter, as far as a local server can know it."""
-    found = re.match(r"---\n(.*?)\n---\n", card, re.DOTALL)
-    if found is None:
-        return ["no front matter"]
     try:
-        data = yaml.safe_load(found.group(1))
+        data = front_matter(card)
+        if data is None:
+            return ["no front matter"]
     except yaml.YAMLError as error:
         return [f"bad YAML: {error}"]
     errors = []
@@ -245,6 +271,8 @@ def card_errors(card: str) -> list[str]:
                 errors.append('"model-index[0].results[0]" lacks a task type or a dataset')
             if not all(isinstance(metric.get("value"), int | float | str) for metric in result["metrics"]):
                 errors.append('"model-index[0].results[0].metrics[0].value" is required')
+    if not isinstance(data.get("license", ""), str | list):
+        errors.append('"license" must be a string')
     return errors
 
 
@@ -274,7 +302,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self._send(200, answer if isinstance(answer, bytes) else json.dumps(answer).encode(), headers)
 
-    do_GET = do_HEAD = do_POST = do_PUT = _serve
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _serve
 
     def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
@@ -292,13 +320,13 @@ class _Handler(BaseHTTPRequestHandler):
             oid, verify = found.groups()
             return (hub.lfs_verify(oid, json.loads(body)) if verify else hub.lfs_put(oid, body)), {}
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        if token not in (TOKEN, READ_TOKEN):
+        if path == "/api/validate-yaml":  # anybody may ask
+            return hub.validate_yaml(json.loads(body)), {}
+        if token not in (TOKEN, READ_TOKEN, FINE_TOKEN):
             raise Refused(401, "Invalid credentials in Authorization header")
         if path == "/api/whoami-v2":
             return hub.whoami(token), {}
-        if path == "/api/validate-yaml":
-            return hub.validate_yaml(json.loads(body)), {}
-        if self.command == "POST" and token != TOKEN:
+        if self.command in ("POST", "DELETE") and token == READ_TOKEN:
             raise Refused(403, "This token may only read")
         if path == "/api/repos/create":
             return hub.create(json.loads(body)), {}
@@ -326,6 +354,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return hub.commit(repo_id, repo, [json.loads(line) for line in body.splitlines()]), {}
             case "POST", "tag":
                 return hub.tag(repo, revision, json.loads(body)), {}
+            case "DELETE", "tag":
+                return hub.untag(repo, revision), {}
             case "GET", "" | "revision":
                 return hub.info(repo_id, repo, hub.at(repo, revision or "main")), {}
             case "GET", "tree":

@@ -37,6 +37,22 @@ def test_anything_else_keeps_it_shut(verdict, says):
         require_pass(verdict, DIGEST)
 
 
+@pytest.mark.parametrize("says", ["FAIL", "INCONCLUSIVE"])
+def test_a_reason_stands_in_for_the_pass_and_never_for_the_verdict(says: str):
+    require_pass({"adapter_digest": DIGEST, "verdict": says}, DIGEST, "the customer knows")
+    with pytest.raises(GateNotPassed, match="not PASS"):
+        require_pass({"adapter_digest": DIGEST, "verdict": says}, DIGEST, "")
+    for verdict in (None, {"adapter_digest": "b" * 64, "verdict": "PASS"}):
+        with pytest.raises(GateNotPassed):
+            require_pass(verdict, DIGEST, "the customer knows")
+
+
+def test_a_release_is_named_by_its_content_and_tagged_by_its_number(tmp_path: Path):
+    release = make_release(tmp_path, number=3, what="merged")
+    assert release.slug == f"merged-{release.digest[:12]}"
+    assert release.tag == f"v3-{release.digest[:12]}"
+
+
 def test_contents_are_the_files_the_card_and_last_the_manifest(tmp_path: Path):
     listed = contents(make_release(tmp_path))
     assert {content.path for content in listed} == PUBLISHED
@@ -45,6 +61,21 @@ def test_contents_are_the_files_the_card_and_last_the_manifest(tmp_path: Path):
         assert hashlib.sha256(content.read()).hexdigest() == content.sha256
         assert len(content.read()) == content.size
     assert listed[-2].read() == CARD.encode()
+
+
+def test_further_texts_are_listed_before_the_card(tmp_path: Path):
+    extra = {".eval_results/gsm8k.yaml": "ü\n", "adapter_config.json": "in place of the artifact's\n"}
+    listed = contents(make_release(tmp_path, extra=extra))
+    assert [content.path for content in listed[-4:]] == [*sorted(extra), "README.md", "tunefleet.json"]
+    assert {content.path for content in listed} == PUBLISHED | extra.keys()
+    assert listed[-4].read() == "ü\n".encode()
+    assert released_files(listed[-1].read()) == {content.path: content.sha256 for content in listed[:-1]}
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../up", "a/../../up", "README.md", "tunefleet.json"])
+def test_further_texts_stay_within_the_release(tmp_path: Path, path: str):
+    with pytest.raises(RequestError, match="no paths for further files"):
+        make_release(tmp_path, extra={path: "x"})
 
 
 def test_the_manifest_keeps_the_lineage_and_lists_every_other_file(tmp_path: Path):
