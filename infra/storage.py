@@ -26,7 +26,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,10 +149,10 @@ class Store:
     # --- artifacts
 
     def manifest(self, ref: ArtifactRef) -> dict[str, Any]:
-        manifest = self.read_json(f"{self._relative(ref.uri)}/{MANIFEST}")
+        manifest = self.read_json(f"{self.relative(ref.uri)}/{MANIFEST}")
         if manifest is None:
             raise IntegrityError(f"{ref.uri} has no manifest: it was never completed, or was deleted.")
-        if not isinstance(manifest, dict) or manifest.get("manifest_sha256") != _digest_manifest(manifest):
+        if not is_whole(manifest):
             raise IntegrityError(f"{ref.uri}: the manifest was altered.")
         return manifest
 
@@ -162,7 +162,7 @@ class Store:
         files = {file["path"]: file["sha256"] for file in manifest["files"]}
         if manifest["digest"] != ref.digest or digest_tree(files) != ref.digest:
             raise IntegrityError(f"{ref.uri}: the manifest is not the one of digest {ref.digest[:SHORT]}.")
-        folder = f"{self._path}/{self._relative(ref.uri)}"
+        folder = f"{self._path}/{self.relative(ref.uri)}"
         for path, sha256 in files.items():
             try:
                 with self.fs.open(f"{folder}/{path}", "rb") as stream:
@@ -174,7 +174,7 @@ class Store:
 
     def fetch(self, ref: ArtifactRef) -> Path:
         """A local folder with the verified files of `ref`: the store's own if it is local, else a cached copy."""
-        relative = self._relative(ref.uri)
+        relative = self.relative(ref.uri)
         if self.is_local:
             self.verify(ref)
             return Path(self._path) / relative
@@ -196,7 +196,7 @@ class Store:
         return cache
 
     def _download(self, ref: ArtifactRef, folder: Path) -> None:
-        source = f"{self._path}/{self._relative(ref.uri)}"
+        source = f"{self._path}/{self.relative(ref.uri)}"
         for file in [*(entry["path"] for entry in self.manifest(ref)["files"]), MANIFEST]:
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -215,6 +215,7 @@ class Store:
             self.verify(ref)
         except (KeyError, TypeError, ValidationError, IntegrityError):  # the first three: the entry was altered
             return None
+        self._touch(f"index/{stage}/{key}.json", entry)
         return ref
 
     def once(
@@ -279,6 +280,14 @@ class Store:
         self.write_json(f"index/{claim.stage}/{claim.key}.json", entry)
         return ref
 
+    def _touch(self, path: str, entry: Mapping[str, Any]) -> None:
+        """Make the index entry young: whoever collects garbage must not take what a run has just found."""
+        with suppress(OSError):  # a store that may only be read is not collected by us either
+            if self.is_local:
+                os.utime(f"{self._path}/{path}")
+            else:
+                self.write_json(path, entry)
+
     def _move_in(self, file: Path, path: str) -> None:
         target = f"{self._path}/{path}"
         if not self.is_local:
@@ -289,7 +298,8 @@ class Store:
             os.fsync(stream.fileno())
         shutil.move(file, target)
 
-    def _relative(self, uri: str) -> str:
+    def relative(self, uri: str) -> str:
+        """The path of `uri` under the root; IntegrityError if it is of another store."""
         if not uri.startswith(self.root + "/"):
             raise IntegrityError(f"{uri} is not in the store {self.root}.")
         return uri[len(self.root) + 1 :]
@@ -303,13 +313,29 @@ class Store:
             return []
         return sorted(int(stem) for path in paths if (stem := Path(path).stem).isdigit())
 
+    def holder(self, stage: str, key: str) -> dict[str, Any] | None:
+        """Who works on `key` just now: {"run_id", "host", "pid", "until"}; None if nobody does."""
+        return self._alive(stage, key, self._tokens(stage, key))
+
+    @contextmanager
+    def held(self, stage: str, key: str, *, run_id: str) -> Iterator[bool]:
+        """Keep others from working on `key` for as long as this lasts; False if somebody is at it already."""
+        claim = self._claim(stage, key, run_id)
+        if claim is None:
+            yield False
+        else:
+            with self._renewed(claim):
+                yield True
+
+    def _alive(self, stage: str, key: str, tokens: list[int]) -> dict[str, Any] | None:
+        holder = self.read_json(_claim_path(stage, key, tokens[-1])) if tokens else None
+        return None if holder is None or _is_over(holder) else dict(holder)
+
     def _claim(self, stage: str, key: str, run_id: str) -> Claim | None:
         """The next token of `key`, or None while a living holder has it."""
         tokens = self._tokens(stage, key)
-        if tokens:
-            holder = self.read_json(_claim_path(stage, key, tokens[-1]))
-            if holder is not None and not _is_over(holder):
-                return None
+        if self._alive(stage, key, tokens):
+            return None
         claim = Claim(stage, key, (tokens or [0])[-1] + 1, run_id)
         first = _holder(claim, time.time() + CLAIM_SECONDS)
         return claim if self._create(_claim_path(stage, key, claim.token), first) else None
@@ -369,6 +395,11 @@ def _is_over(holder: Mapping[str, Any]) -> bool:
     except PermissionError:  # alive, another user's
         return False
     return False
+
+
+def is_whole(manifest: Any) -> bool:
+    """Whether `manifest` is one of an artifact, and still what was written."""
+    return isinstance(manifest, dict) and manifest.get("manifest_sha256") == _digest_manifest(manifest)
 
 
 def _digest_manifest(manifest: Mapping[str, Any]) -> str:

@@ -8,7 +8,10 @@ A release is an adapter that passed, or that a person let through with a reason.
 the same reason, is the same release: numbers say what changed, not how often somebody pressed a button.
 """
 
+import getpass
 import re
+import socket
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +73,7 @@ class Publication(BaseModel):
 
     place: Destination
     published: Published
+    at: str = ""  # UTC; set when it is noted
 
 
 def register(store: Store, **facts: Any) -> ReleaseRecord:
@@ -109,17 +113,19 @@ def add_publication(store: Store, record: ReleaseRecord, publication: Publicatio
     """Note that files of `record` stand there now."""
     published = publication.published
     name = digest_json({"uri": published.uri, "digest": published.digest})[:SHORT]
-    content = publication.model_dump(mode="json")
+    content = {**publication.model_dump(mode="json"), "at": datetime.now(UTC).isoformat(timespec="microseconds")}
     store.write_json(f"releases/{record.name}/{record.number}/published/{name}.json", content)
 
 
 def publications(store: Store, record: ReleaseRecord) -> list[Publication]:
+    """Where files of `record` were sent, in the order of time."""
     folder = f"releases/{record.name}/{record.number}/published"
-    return [
+    found = [
         Publication.model_validate(content)
         for name in store.list_names(folder)
         if (content := store.read_json(f"{folder}/{name}")) is not None
     ]
+    return sorted(found, key=lambda one: one.at)
 
 
 def find(store: Store, label: str) -> ReleaseRecord:
@@ -140,6 +146,15 @@ def find(store: Store, label: str) -> ReleaseRecord:
             return one
     versions, channels = ", ".join(one.version for one in standing), ", ".join(store.list_names(f"channels/{name}"))
     raise RequestError(f"{label!r} is not there: {name} has {versions}, and the channels {channels or '(none)'}.")
+
+
+def whoever() -> str:
+    """Who does this, for the record: user and machine."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user has no name
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"
 
 
 def current(store: Store, name: str, channel: str) -> int | None:

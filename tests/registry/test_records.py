@@ -1,0 +1,54 @@
+"""Releases are counted by name; the same adapter for the same reason is the same release."""
+
+from pathlib import Path
+
+import pytest
+
+from infra.errors import IntegrityError, RequestError
+from infra.storage import Store
+from tasks.recipe.schema import Destination
+from tasks.registry.channels import move
+from tasks.registry.records import current, find, publications, releases
+from tests.registry.fleet import make_member, publish, record_of
+
+
+def test_numbers_say_what_changed(store: Store) -> None:
+    first, second = make_member(store, "mirror"), make_member(store, "mirror", seed=1)
+    labels = [record_of(store, one).label for one in (first, first, second, first)]
+    assert labels == ["mirror@v1", "mirror@v1", "mirror@v2", "mirror@v1"]
+    forced = record_of(store, first, override="the customer waits")
+    assert forced.label == "mirror@v3" and record_of(store, first, override="the customer waits") == forced
+    assert record_of(store, make_member(store, "other")).label == "other@v1"
+    assert [one.label for one in releases(store)] == ["mirror@v1", "mirror@v2", "mirror@v3", "other@v1"]
+
+
+def test_a_release_is_found_by_number_channel_or_name(store: Store) -> None:
+    first, second = (record_of(store, make_member(store, "mirror", seed=seed)) for seed in (0, 1))
+    move(store, first, "stable", expected=None)
+    assert find(store, "mirror@v1") == find(store, "mirror@stable") == first
+    assert find(store, "mirror") == find(store, "mirror@v2") == second
+    for label, said in (
+        ("mirror@v3", "mirror has v1, v2, and the channels stable"),
+        ("mirror@beta", "mirror has v1, v2, and the channels stable"),
+        ("mirrer", "no release of 'mirrer' in .*; released are: mirror"),
+        ("../mirror", "names no release. Allowed: NAME"),
+    ):
+        with pytest.raises(RequestError, match=said):
+            find(store, label)
+
+
+def test_the_newest_note_of_a_place_comes_last(store: Store, tmp_path: Path) -> None:
+    member = make_member(store, "mirror")
+    record = record_of(store, member)
+    a, b = (Destination(folder=str(tmp_path / name)) for name in "ab")
+    for place in (a, b, a):
+        publish(store, record, member, place)
+    assert [one.place for one in publications(store, record)] == [b, a]
+
+
+def test_a_damaged_move_is_never_read_as_an_older_one(store: Store) -> None:
+    record = record_of(store, make_member(store, "mirror"))
+    move(store, record, "stable", expected=None)
+    (Path(store.root) / "channels/mirror/stable/1.json").write_text('{"number": ')
+    with pytest.raises(IntegrityError, match=r"1\.json is damaged; delete it"):
+        current(store, "mirror", "stable")
