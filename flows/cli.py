@@ -5,10 +5,11 @@ stdout carries the answer, stderr the progress. Exit codes: 0 done and all gates
 """
 
 import sys
+from collections.abc import Callable
 
 import cyclopts
 
-from flows.commands import recipes, results
+from flows.commands import exporting, merging, publishing, recipes, releases, results, serving
 from infra.errors import RequestError, TunefleetError
 
 app = cyclopts.App(
@@ -16,8 +17,23 @@ app = cyclopts.App(
     help="Train a fleet of LoRA adapters, prove that they learned and forgot nothing, publish those that passed.",
     version_flags=["--version"],
 )
-for verb in (recipes.run, recipes.validate, recipes.preview, recipes.plan, recipes.init, recipes.schema, results.flips):
-    app.command(verb)
+VERBS: dict[str, dict[str, Callable[..., int]]] = {
+    "Recipes": {
+        **{"run": recipes.run, "validate": recipes.validate, "preview": recipes.preview, "plan": recipes.plan},
+        **{"init": recipes.init, "schema": recipes.schema},
+    },
+    "Results": {"flips": results.flips, "compare": serving.compare, "chat": serving.chat},
+    "Releases": {
+        **{"publish": publishing.publish, "list": releases.list_releases, "show": releases.show_release},
+        **{"promote": releases.promote_release, "rollback": releases.rollback_release},
+        **{"verify": releases.verify_release, "gc": releases.collect_garbage, "vllm": serving.vllm},
+    },
+    "By hand": {"merge": merging.merge, "export": exporting.export},
+}
+for group, verbs in VERBS.items():
+    in_this_order = cyclopts.Group.create_ordered(group)
+    for name, verb in verbs.items():
+        app.command(verb, name=name, group=in_this_order)
 
 
 def main() -> None:

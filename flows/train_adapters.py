@@ -8,25 +8,24 @@ from typing import Any
 
 from prefect import flow
 
+from flows.publish_adapters import release
 from infra.errors import GateNotPassed, TunefleetError
 from infra.launch import interruption_stops_stages
 from infra.settings import default_store
-from tasks.artifacts import AdapterOutcome, Lineage, StageResult, quantization_of
+from tasks.artifacts import AdapterOutcome, quantization_of
 from tasks.curing.cure import cure_fleet
 from tasks.forgetting import self_test
 from tasks.forgetting.fleet import judge_members
-from tasks.forgetting.task import gate
 from tasks.gathering import Stopwatch, all_results
 from tasks.ingestion.task import import_base, ingest
 from tasks.judging.fleet import win_rates
-from tasks.merging.task import merge
 from tasks.preflight.task import preflight
 from tasks.prompting.task import draw_shots
-from tasks.publishing.task import check, publish
+from tasks.publishing.task import check
 from tasks.recipe.loading import load_recipe, prepared
-from tasks.recipe.schema import Artifact, Recipe
+from tasks.recipe.schema import Recipe
 from tasks.reporting.task import report
-from tasks.runs import Run, new_run
+from tasks.runs import new_run
 from tasks.training.fleet import train_fleet
 
 
@@ -55,7 +54,7 @@ def train_adapters(recipe: Recipe | str, store: str | None = None) -> dict[str, 
         done = train_fleet(run, recipe, base, data)
         recipe, data, failed = done.recipe, done.data, done.failed  # a search puts its best trials in the fleet
         trained = done.trained | prompted
-        fleet = [AdapterOutcome(adapter, quantization_of(recipe, adapter)) for adapter in recipe.adapters]
+        fleet = [AdapterOutcome(adapter, quantization_of(recipe, adapter), base=base) for adapter in recipe.adapters]
         tests, unmade = self_test.sides(in_training)
 
     with watch("evaluate"):
@@ -80,7 +79,12 @@ def train_adapters(recipe: Recipe | str, store: str | None = None) -> dict[str, 
     with watch("release"):
         for one in fleet:
             if one.method != "prompt" and not one.error:
-                release(run, recipe, one, base)
+                try:
+                    release(run, recipe, one, made_in=run.run_id)
+                except GateNotPassed:
+                    pass  # not an error of the run: the verdict and its reasons stand in the summary
+                except TunefleetError as error:
+                    one.error = str(error)
 
     return report(
         *(run, recipe, fleet),
@@ -92,26 +96,3 @@ def train_adapters(recipe: Recipe | str, store: str | None = None) -> dict[str, 
         self_tests=noticed,
         timings=watch,
     )
-
-
-def release(run: Run, recipe: Recipe, one: AdapterOutcome, base: StageResult) -> None:
-    """With a PASS, merge and publish one adapter; `one` keeps what came of it.
-
-    A fully fine-tuned model is published as it is: there is nothing to merge.
-    """
-    trained, data, verdict = one.trained, one.data, one.verdict
-    assert trained and data and verdict, "it was not judged, and bears no error"
-    try:
-        gate(one.name, verdict, trained.ref.digest)
-        what_to_publish: tuple[Artifact, ...] = ("merged",) if one.method == "full" else recipe.publish.what
-        artifacts = dict.fromkeys(what_to_publish, trained)
-        if "merged" in artifacts and one.method != "full":
-            artifacts["merged"] = one.merged = merge(run, one.name, base=base, data=data, trained=trained)
-        lineage = Lineage(trained=trained, base=base, data=data, verdict=verdict)
-        for place in recipe.publish.to:
-            for what, artifact in artifacts.items():
-                one.published.append(publish(run, recipe, one.adapter, what, place, artifact, lineage))
-    except GateNotPassed:
-        pass  # not an error of the run: the verdict and its reasons stand in the summary
-    except TunefleetError as error:
-        one.error = str(error)

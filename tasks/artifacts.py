@@ -19,17 +19,6 @@ class StageResult(BaseModel):
     cached: bool
 
 
-class Lineage(BaseModel):
-    """What a release came from."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    trained: StageResult
-    base: StageResult
-    data: StageResult
-    verdict: dict[str, Any]  # the content of verdict.json
-
-
 def quantization_of(recipe: Recipe, adapter: Adapter) -> Literal["none", "nf4"]:
     """The precision of the base that `adapter` is compared with: the one it trains on.
 
@@ -45,14 +34,17 @@ class AdapterOutcome:
 
     adapter: Adapter
     quantization: Literal["none", "nf4"]
+    base: StageResult | None = None
     data: StageResult | None = None
     trained: StageResult | None = None  # for a prompt, its examples
     judged: StageResult | None = None
     merged: StageResult | None = None
+    gguf: StageResult | None = None
     verdict: dict[str, Any] | None = None  # the content of verdict.json
     cells: dict[str, list[StageResult]] = field(default_factory=dict)  # its records, by task
     cure: dict[str, Any] | None = None  # what was tried when it forgot, and what was kept
     win_rate: dict[str, Any] | None = None  # what the recipe's judge said of its answers
+    release: str | None = None  # NAME@v3, once it is registered
     published: list[dict[str, Any]] = field(default_factory=list)
     error: str | None = None
 

@@ -32,7 +32,7 @@ def run(
     from tasks.recipe.loading import load_recipe
 
     loaded = load_recipe(recipe, set_)
-    _quiet_prefect()
+    quiet_prefect()
     from flows.train_adapters import train_adapters
     from tasks.reporting.summary import exit_code
 
@@ -188,7 +188,7 @@ class _WithoutTraceback(logging.Filter):
         return True
 
 
-def _quiet_prefect() -> None:
+def quiet_prefect() -> None:
     """For a run by hand: no telemetry, no tracebacks of foreseen errors, and an end by SIGTERM that cleans up.
 
     Prefect hands SIGTERM on to whoever handled it before; left to the default, its temporary server would live on.

@@ -452,7 +452,9 @@ class Destination(Frozen):
 
     folder: str | None = Field(None, description="a local folder")
     s3: str | None = Field(None, pattern=r"^s3://[^/]+(/.*)?$", description="s3://bucket/prefix")
-    endpoint_url: str | None = Field(None, description="address of an S3-compatible server; AWS if left out")
+    endpoint_url: str | None = Field(
+        None, pattern=r"^https?://[^@?]+$", description="address of an S3-compatible server; AWS if left out"
+    )
     hub: str | None = Field(
         None, description="ORG/PREFIX on the Hugging Face Hub: each release goes to ORG/PREFIX-NAME"
     )
@@ -497,8 +499,17 @@ class Publish(Frozen):
     merge: Merge = Merge()
     gguf: Gguf = Gguf()
     channel: Name | None = Field(
-        "stable", description="pointer that is moved to the release when all of it is there; null for none"
+        "stable",
+        description="pointer that is moved to the release when all of it is there, not named like a version (v3); null "
+        "for none",
     )
+
+    @field_validator("channel")
+    @classmethod
+    def _no_version(cls, channel: str | None) -> str | None:
+        if channel and channel[0] == "v" and channel[1:].isdigit():
+            raise ValueError(f"{channel!r} is what a version is called; give a channel another name, e.g. stable")
+        return channel
 
 
 class Recipe(Frozen):

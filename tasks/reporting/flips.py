@@ -3,7 +3,6 @@
 What models wrote is data: on a terminal it is escaped, and cut where it is long; as JSON it stays whole.
 """
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,9 +13,8 @@ from rich.table import Table
 from infra.errors import RequestError
 from infra.storage import ArtifactRef, Store
 from tasks.forgetting.flips import read_flips
+from tasks.reporting.finished import read_run
 
-LATEST = "latest"
-SHOWN_RUNS = 5  # named in a message
 LONGEST = 160  # characters of a text in the table
 COLOURS = {"lost": "red", "worse": "red", "gained": "green", "better": "green"}
 Found = dict[str, Any]
@@ -30,7 +28,7 @@ def find_flips(
     `kinds` are those wanted (lost, gained, worse, better), `of` says how many there are of them. RequestError names
     what there is if the run, the adapter or the task is not among it.
     """
-    summary = _summary(store, run)
+    summary = read_run(store, run)
     judged = {one["name"]: one["verdict_uri"] for one in summary["adapters"] if one.get("verdict_uri")}
     if adapter is not None and adapter not in judged:
         raise RequestError(_absent("adapter with a verdict", adapter, list(judged), summary["run_id"]))
@@ -46,26 +44,6 @@ def find_flips(
     if task is not None and task not in tasks:
         raise RequestError(_absent("task", task, list(tasks), summary["run_id"]))
     return {"run_id": summary["run_id"], "found": found}
-
-
-def _summary(store: Store, run: str) -> dict[str, Any]:
-    runs = _runs(store)
-    if not runs:
-        raise RequestError(f"{store.root} holds no finished run; name the run's store with --store.")
-    if run == LATEST:
-        run = runs[-1]
-    summary = store.read_json(f"runs/{run}/summary.json") if run in runs else None
-    if summary is None:
-        near = difflib.get_close_matches(run, runs, n=3, cutoff=0.8)
-        there = f"near ones: {', '.join(near)}" if near else f"the last ones: {', '.join(runs[-SHOWN_RUNS:])}"
-        raise RequestError(f"no finished run {run!r} in {store.root}; {there}; or take {LATEST!r}.")
-    return dict(summary)
-
-
-def _runs(store: Store) -> list[str]:
-    """Ids of the finished runs in the order of time, which is theirs; others have logs at most, and no summary."""
-    files = (file.split("/")[-3:] for file in store.fs.find(f"{store.root}/runs"))
-    return sorted(run for runs, run, name in files if runs == "runs" and name == "summary.json")
 
 
 def _of_verdict(store: Store, uri: str) -> list[Found]:

@@ -58,6 +58,8 @@ def _adapter(one: AdapterOutcome) -> dict[str, Any]:
         "digest": one.trained.ref.digest if one.trained else None,
         "adapter_uri": one.trained.ref.uri if one.trained else None,
         "merged_uri": one.merged.ref.uri if one.merged else None,
+        "gguf_uri": one.gguf.ref.uri if one.gguf else None,
+        "release": one.release,
         "trainable_params": facts.get("trainable_params"),
         "total_params": facts.get("total_params"),
         "train": {key: facts.get(key) for key in ("steps", "seconds", "tokens", "loss", "validation_loss")},
@@ -71,7 +73,16 @@ def _adapter(one: AdapterOutcome) -> dict[str, Any]:
         "win_rate": one.win_rate,
         "published": one.published,
         "error": one.error,
+        "refs": _refs(one),
     }
+
+
+def _refs(one: AdapterOutcome) -> dict[str, Any] | None:
+    """What a release of it would be made from; None for what was not judged, and for prompts."""
+    parts = {"adapter": one.trained, "base": one.base, "data": one.data, "verdict": one.judged}
+    if one.method == "prompt" or not all(parts.values()):
+        return None
+    return {role: result.ref.model_dump() for role, result in parts.items() if result}
 
 
 def exit_code(summary: Mapping[str, Any]) -> int:

@@ -35,7 +35,7 @@ def report(
     scored = [
         part for sides in scores.values() for cells in sides.values() for parts in cells.values() for part in parts
     ]
-    kept = [result for one in fleet for result in (one.trained, one.judged, one.merged) if result]
+    kept = [result for one in fleet for result in (one.trained, one.judged, one.merged, one.gguf) if result]
 
     def scores_of(name: str, task: str) -> dict[str, float]:
         parts = next(one for one in fleet if one.name == name).cells[task]
