@@ -21,7 +21,7 @@ from tasks.ingestion.task import import_base, ingest
 from tasks.judging.fleet import win_rates
 from tasks.preflight.task import preflight
 from tasks.prompting.task import draw_shots
-from tasks.publishing.task import check
+from tasks.publishing.task import check, check_space
 from tasks.recipe.loading import load_recipe, prepared
 from tasks.recipe.schema import Recipe
 from tasks.reporting.task import report
@@ -46,6 +46,7 @@ def train_adapters(recipe: Recipe | str, store: str | None = None) -> dict[str, 
         importing = import_base.submit(run, recipe.base)
         data = all_results({adapter.name: ingest.submit(run, adapter) for adapter in recipe.adapters})
         base = importing.result()
+        check_space(run, recipe, base)
         checked = preflight(run, recipe, base, data)
         prompted = all_results({one.name: draw_shots.submit(run, one, data[one.name]) for one in prompts})
 

@@ -230,7 +230,7 @@ class _Planner:
         assert adapter.training
         trains = facts["trainable_params"]
         adapter_bytes = 2 * trains if adapter.method == "full" else 4 * trains  # a model goes back to 16 bits
-        merges = "merged" in self.recipe.publish.what and adapter.method in ("lora", "qlora")
+        merges = {"merged", "gguf"} & set(self.recipe.publish.what) and adapter.method in ("lora", "qlora")
         disk = {
             "adapter": adapter_bytes,
             # float32 weights and AdamW's two moments, one more while it is written; and the best weights

@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from prefect import get_run_logger, task
 
-from infra.errors import RequestError
+from infra.errors import Fault, RequestError
 from tasks.artifacts import StageResult
+from tasks.publishing import folder
 from tasks.publishing.card import render_card
 from tasks.publishing.destinations import check_destinations, move, publish_to, repo_id_of, seen
 from tasks.publishing.eval_results import eval_results
@@ -33,6 +34,27 @@ def check(recipe: Recipe) -> None:
     names = [adapter.name for adapter in recipe.adapters if adapter.method != "prompt"]
     if faults := check_destinations(recipe.publish.to, names, recipe.publish.what):
         raise RequestError(faults)
+
+
+@task(name="check-space", **STAGE)
+def check_space(run: Run, recipe: Recipe, base: StageResult) -> None:
+    """RequestError if a folder has no room for what every adapter of the fleet would bring, if all pass."""
+    need = space_needed(recipe, sum(file["size"] for file in run.store.manifest(base.ref)["files"]))
+    faults = [
+        Fault(fault.message, f"publish.to.{index}")
+        for index, place in enumerate(recipe.publish.to)
+        if place.folder is not None
+        for fault in folder.check(place.folder, need_bytes=need)
+    ]
+    if faults:
+        raise RequestError(faults)
+
+
+def space_needed(recipe: Recipe, base_bytes: int) -> int:
+    """Bytes that one place takes if all adapters pass; a whole model counts as its base, adapters are too small to."""
+    whole = {"merged": base_bytes, "gguf": base_bytes * (2 if recipe.publish.gguf.type == "f32" else 1)}
+    each = sum(whole.get(one, 0) for one in recipe.publish.what)
+    return each * sum(adapter.method != "prompt" for adapter in recipe.adapters)
 
 
 @task(name="publish", task_run_name="publish {record.label}", **STAGE)
