@@ -29,7 +29,7 @@ LIBRARIES = (
     *("sacrebleu", "rouge_score"),
 )
 BASE = "base"  # the side that is no adapter
-SELF_TEST_DOCUMENTS = 64  # a damaged model is noticed on fewer documents than a verdict takes
+SELF_TEST_DOCUMENTS = 100  # the fewest that graded scores are judged on; damage shows on fewer than a verdict takes
 Scores = dict[str, dict[str, list[StageResult]]]  # side -> cell -> results, one for each look
 
 

@@ -8,7 +8,7 @@ Three sides are scored beside the fleet, once per base, precision and set of tas
     one-answer   an adapter trained until it gives one answer to everything: must FAIL. Multiple choice alone can miss
                  this one; it takes a task that asks for an open answer.
 
-They are judged like any adapter, on at most the first 64 documents of each task, without a target. What comes of it
+They are judged like any adapter, on at most the first 100 documents of each task, without a target. What comes of it
 is reported; it changes no verdict.
 """
 
