@@ -4,6 +4,7 @@ stdout carries the answer, stderr the progress. Exit codes: 0 done and all gates
 3 finished, but some adapter failed its gate or was inconclusive; 1 anything else; 130 interrupted.
 """
 
+import signal
 import sys
 from collections.abc import Callable
 
@@ -37,6 +38,9 @@ for group, verbs in VERBS.items():
 
 
 def main() -> None:
+    # Ended by SIGTERM, every verb cleans up behind itself, as when it is interrupted; Prefect hands the signal on to
+    # whoever handled it before, and its temporary server would outlive the default.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
         code = app(result_action="return_value")
     except RequestError as error:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from prefect import flow
+from prefect import flow, get_run_logger
+from pydantic import ValidationError
 
 from infra.errors import Fault, RequestError, TunefleetError
 from infra.launch import interruption_stops_stages
@@ -19,10 +20,13 @@ from tasks.artifacts import AdapterOutcome, StageResult, quantization_of
 from tasks.exporting.task import export_gguf
 from tasks.forgetting.task import gate
 from tasks.merging.task import merge
-from tasks.publishing.task import check, publish
+from tasks.publishing.destinations import sent_of
+from tasks.publishing.task import check, check_space, publish, read_channels
+from tasks.recipe.loading import prepared
 from tasks.recipe.schema import Artifact, Destination, Publish, Recipe
 from tasks.registry import channels
-from tasks.registry.records import Override, current, register, whoever
+from tasks.registry.inventory import rebased
+from tasks.registry.records import Override, ReleaseRecord, current, register, whoever
 from tasks.reporting.finished import read_run
 from tasks.runs import Run, new_run
 
@@ -49,13 +53,23 @@ def publish_adapters(
     summary = read_run(here.store, run)
     recipe = Recipe.model_validate(summary["recipe"])
     given = {"what": tuple(what), "to": tuple(to), "channel": channel}
-    publishing = Publish.model_validate(recipe.publish.model_dump() | {key: one for key, one in given.items() if one})
-    recipe = recipe.model_copy(update={"publish": publishing})
+    try:
+        publishing = Publish.model_validate(
+            recipe.publish.model_dump() | {key: one for key, one in given.items() if one}
+        )
+    except ValidationError as error:
+        raise RequestError([Fault(f"{one['loc'][0]}: {one['msg']}") for one in error.errors()]) from error
+    recipe = prepared(recipe.model_copy(update={"publish": publishing}))
+    if override is not None and not (override := override.strip()):
+        raise RequestError("the reason to release without a PASS is empty; say why, --override 'because ...'.")
     chosen = _chosen(here, summary, recipe, adapters)
     if not publishing.to:
         raise RequestError("there is no place to publish to: the recipe names none under publish.to; give one, --to.")
     names = {one.name for one in chosen}
-    check(recipe.model_copy(update={"adapters": tuple(one for one in recipe.adapters if one.name in names)}))
+    chosen_alone = recipe.model_copy(update={"adapters": tuple(one for one in recipe.adapters if one.name in names)})
+    check(chosen_alone)
+    if chosen[0].base:
+        check_space(here, chosen_alone, chosen[0].base)
     for one in chosen:  # before the first is sent
         gate(one.name, one.verdict or {}, one.trained.ref.digest if one.trained else "", override)
     for one in chosen:
@@ -74,58 +88,76 @@ def publish_adapters(
 
 
 def release(run: Run, recipe: Recipe, one: AdapterOutcome, *, made_in: str, override: str | None = None) -> None:
-    """Register one adapter that may go, make what of it is wanted, publish it; `one` keeps what came of it.
+    """Register one adapter that may go, make what of it is wanted, publish it; `one` keeps what came of it."""
+    assert one.trained and one.verdict, "it was not judged, and bears no error"
+    gate(one.name, one.verdict, one.trained.ref.digest, override)
+    artifacts = _made(run, recipe, one)
+    record = _registered(run, recipe, one, made_in, override)
+    one.release = record.label
+    channel = _channel(run, record, recipe.publish.channel)
+    standing = current(run.store, record.name, channel) if channel else None
+    before = read_channels(record.name, recipe.publish.to, list(artifacts), channel)
+    for place, seen in zip(recipe.publish.to, before, strict=True):
+        one.published += publish(run, record, place, artifacts, channel, seen)
+    if channel:
+        channels.move(run.store, record, channel, expected=standing)
 
-    A fully fine-tuned model is published as it is: there is nothing to merge.
-    """
-    trained, data, judged, base = one.trained, one.data, one.judged, one.base
-    assert trained and data and judged and base and one.verdict, "it was not judged, and bears no error"
-    gate(one.name, one.verdict, trained.ref.digest, override)
-    whole = one.method == "full"
-    what = dict.fromkeys("merged" if whole and each == "adapter" else each for each in recipe.publish.what)
-    artifacts: dict[Artifact, StageResult] = {}
-    if whole:
-        one.merged = trained
-    elif {"merged", "gguf"} & what.keys():
-        one.merged = merge(
+
+def _made(run: Run, recipe: Recipe, one: AdapterOutcome) -> dict[Artifact, StageResult]:
+    """What is to be sent; a fully fine-tuned model goes as it is, there is nothing to merge."""
+    assert one.trained and one.data and one.judged and one.base
+    publishing, sent = recipe.publish, sent_of(one.adapter, recipe.publish.what)
+    made: dict[Artifact, StageResult] = {"adapter": one.trained, "report": one.judged}
+    if one.method == "full":
+        made["merged"] = one.trained
+    elif {"merged", "gguf"} & set(sent):
+        one.merged = made["merged"] = merge(
             *(run, one.name),
-            base=base,
-            data=data,
-            trained=trained,
+            base=one.base,
+            data=one.data,
+            trained=one.trained,
             quantization=one.quantization,
-            into=recipe.publish.merge.into,
+            into=publishing.merge.into,
         )
-    for each in what:
-        if each == "gguf":
-            assert one.merged
-            one.gguf = export_gguf(
-                run, one.name, merged=one.merged, trained=trained, base=base, type=recipe.publish.gguf.type
-            )
-        artifacts[each] = {"adapter": trained, "merged": one.merged, "gguf": one.gguf, "report": judged}[each]  # type: ignore[assignment]
-    passed = one.verdict["verdict"] == "PASS"
-    record = register(
+    if "gguf" in sent:
+        one.gguf = made["gguf"] = export_gguf(
+            run, one.name, merged=made["merged"], trained=one.trained, base=one.base, type=publishing.gguf.type
+        )
+    return {what: made[what] for what in sent}
+
+
+def _registered(run: Run, recipe: Recipe, one: AdapterOutcome, made_in: str, override: str | None) -> ReleaseRecord:
+    assert one.trained and one.data and one.judged and one.base and one.verdict
+    says = one.verdict["verdict"]
+    return register(
         run.store,
         name=one.name,
-        adapter=trained.ref,
-        base=base.ref,
-        base_model=base.facts["model"],
-        base_revision=base.facts["revision"],
-        data=data.ref,
-        verdict=judged.ref,
-        verdict_says=one.verdict["verdict"],
-        override=None if passed or not override else Override(reason=override, by=whoever(), at=_now()),
+        adapter=one.trained.ref,
+        base=one.base.ref,
+        base_model=one.base.facts["model"],
+        base_revision=one.base.facts["revision"],
+        data=one.data.ref,
+        verdict=one.judged.ref,
+        verdict_says=says,
+        override=Override(reason=override, by=whoever(), at=_now()) if override and says != "PASS" else None,
         method=one.method,
         recipe=recipe.model_dump(mode="json"),
         run_id=made_in,
-        git_commit=run.store.manifest(trained.ref)["git_commit"],
+        git_commit=run.store.manifest(one.trained.ref)["git_commit"],
         created=_now(),
     )
-    one.release = record.label
-    for place in recipe.publish.to:
-        one.published += publish(run, record, place, artifacts, recipe.publish.channel)
-    if recipe.publish.channel:
-        standing = current(run.store, record.name, recipe.publish.channel)
-        channels.move(run.store, record, recipe.publish.channel, expected=standing)
+
+
+def _channel(run: Run, record: ReleaseRecord, channel: str | None) -> str | None:
+    """The channel to move; none if it stood at this release before, and somebody took it elsewhere since."""
+    if channel is None or current(run.store, record.name, channel) == record.number:
+        return channel
+    if any(move.number == record.number for move in channels.history(run.store, record.name, channel)):
+        label = record.label
+        get_run_logger().warning("%s: %s was moved away from it, and stays where it is", label, channel)
+        get_run_logger().warning("to move it back: tunefleet promote %s --to %s", label, channel)
+        return None
+    return channel
 
 
 def _chosen(run: Run, summary: dict[str, Any], recipe: Recipe, names: Sequence[str]) -> list[AdapterOutcome]:
@@ -153,7 +185,7 @@ def _chosen(run: Run, summary: dict[str, Any], recipe: Recipe, names: Sequence[s
 
 
 def _result(run: Run, ref: dict[str, Any]) -> StageResult:
-    known = ArtifactRef.model_validate(ref)
+    known = rebased(run.store, ArtifactRef.model_validate(ref))
     return StageResult(ref=known, facts=run.store.manifest(known)["facts"], cached=True)
 
 

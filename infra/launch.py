@@ -77,6 +77,7 @@ def run_stage(
     env: Mapping[str, str] | None = None,
     command: Sequence[str] | None = None,
     grace_seconds: float = 30.0,
+    folder_stays: bool = True,
 ) -> dict[str, Any]:
     """Run `python -m <module> <folder>/job.json` and return what it left in result.json.
 
@@ -84,6 +85,8 @@ def run_stage(
     Lines go to `on_line` and to log.txt in the folder, "@progress {...}" lines to `on_progress`, all in this thread.
     Whatever is raised in this thread meanwhile sends SIGTERM to the stage, SIGKILL after `grace_seconds`, and is
     raised on when all its processes are gone. A folder holds one stage at a time: another call waits.
+
+    An error says how to run the stage again by hand, unless the caller removes the folder: `folder_stays` False.
 
     Raises RequestError, PreemptedError, DivergedError, OutOfMemoryError, or StageError for any other end.
     """
@@ -109,7 +112,7 @@ def run_stage(
     rerun = f"cd {shlex.quote(str(PROJECT))} && {shlex.join(argv)}"
     if env:  # names only: values may be secrets
         rerun += f"   (with {', '.join(sorted(env))} in the environment)"
-    return outcome(code, stage=module, folder=folder, log=list(tail), rerun=rerun)
+    return outcome(code, stage=module, folder=folder, log=list(tail), rerun=rerun if folder_stays else "")
 
 
 @contextmanager

@@ -178,7 +178,7 @@ def outcome(code: int, *, stage: str, folder: Path, log: Sequence[str], rerun: s
     """The result that the stage left in `folder`, or the error that its exit code stands for is raised.
 
     `code` is 128 + signal for a killed process. `log` holds its last lines, and `rerun` the command that runs it
-    by hand, both for the message.
+    by hand ("" if it cannot be), both for the message.
     """
     result = _read(folder / RESULT)
     if code == 0 and result is not None:
@@ -187,7 +187,7 @@ def outcome(code: int, *, stage: str, folder: Path, log: Sequence[str], rerun: s
     code = _cause(code, noted.get("exit_code"), log)
     why = f": {noted['error']}" if noted.get("exit_code") == code else ""
     shown = "\n".join(f"    {line}" for line in log[-_SHOWN_LINES:]) or "    (it printed nothing)"
-    report = f"Its last lines:\n{shown}\nRun it again by hand: {rerun}"
+    report = f"Its last lines:\n{shown}" + (f"\nRun it again by hand: {rerun}" if rerun else "")
     if code == 0:
         raise StageError(f"{stage} ended with exit code 0 but left no JSON object in {folder / RESULT}.\n{report}")
     if code == EXIT_REQUEST:

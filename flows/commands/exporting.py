@@ -32,6 +32,15 @@ def export(
             is_adapter and not (base and (base / "config.json").is_file())
         ),
         f"{folder} is no adapter; --base is for those.": bool(base and not is_adapter),
+        f"{folder} is an adapter, and llama.cpp's adapters are f16 here; leave out --type {type}.": (
+            is_adapter and type != "f16"
+        ),
+        f"{folder} holds no *.safetensors, and other weights are not read; save it with save_pretrained.": (
+            (is_adapter or (folder / "config.json").is_file()) and not any(folder.glob("*.safetensors"))
+        ),
+        f"{base} holds no *.safetensors, and other weights are not read; --base is the folder of a saved model.": bool(
+            is_adapter and base and (base / "config.json").is_file() and not any(base.glob("*.safetensors"))
+        ),
         f"{to} exists already; give another name to --to.": to.exists(),
         f"{to.parent} is no folder; make it first.": not to.parent.is_dir(),
     }
@@ -46,7 +55,11 @@ def export(
             job = {"adapter": str(whole), "base": str(base.absolute()), "output": str(work.absolute())}
         else:
             job = {"model": str(whole), "type": type, "output": str(work.absolute())}
-        facts = child("tasks.exporting", job, work, on_line=lambda line: print(line, file=sys.stderr))
+        facts = child(
+            *("tasks.exporting", job, work),
+            on_line=lambda line: print(line, file=sys.stderr),
+            folder_stays=False,
+        )
         (work / ("adapter-f16.gguf" if is_adapter else f"model-{type}.gguf")).rename(to)
     print(f"{to}: {facts['tensors']} tensors, {facts['bytes'] / 1e6:.1f} MB")
     for note in facts.get("notes", ()):

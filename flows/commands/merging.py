@@ -30,13 +30,18 @@ def merge(
     ] = "linear",
     weights: Annotated[
         tuple[float, ...],
-        Parameter(negative=(), help="one for each adapter; default: 1 / adapters, for ties 1 (it takes means)"),
+        Parameter(
+            negative=(),
+            consume_multiple=True,
+            help="one for each adapter, behind the adapters (--weights 0.7 0.3); default: 1 / adapters, for ties 1 (it "
+            "takes means)",
+        ),
     ] = (),
     density: Annotated[
         float | None,
         Parameter(help=f"share of each adapter's numbers that ties and dare keep, 0 to 1; default {DENSITY}"),
     ] = None,
-    seed: Annotated[int, Parameter(help="of what dare drops")] = 0,
+    seed: Annotated[int | None, Parameter(help="of what dare drops; default 0")] = None,
     json_: AsJson = False,
 ) -> int:
     """Merge one adapter, or several combined, into their base's own weights. The result bears no verdict.
@@ -53,13 +58,15 @@ def merge(
     if faults:
         raise RequestError(faults)
     assert base
+    if len(bases) > 1:
+        print(f"note: the adapters name different bases: {', '.join(bases)}; merged into {base}", file=sys.stderr)
     job = {
         "base": str(base.absolute()),
         "adapters": [str(adapter.absolute()) for adapter in adapters],
         "by": by,
         "weights": list(weights or [1.0 if by == "ties" else 1 / len(adapters)] * len(adapters)),
         "density": DENSITY if density is None else density,
-        "seed": seed,
+        "seed": seed or 0,
     }
     note = _made(job, output)
     if json_:
@@ -115,7 +122,7 @@ def _of_base(base: Path | None, named: list[str]) -> Iterator[Fault]:
 
 
 def _of_options(
-    adapters: tuple[Path, ...], by: By, weights: tuple[float, ...], density: float | None, seed: int
+    adapters: tuple[Path, ...], by: By, weights: tuple[float, ...], density: float | None, seed: int | None
 ) -> Iterator[Fault]:
     if by != "linear" and len(adapters) < 2:
         yield Fault(f"got {by} for one adapter, which has nothing to be combined with; leave it out.", "--by")
@@ -127,5 +134,7 @@ def _of_options(
         yield Fault("given with linear, which keeps every number; leave it out, or take ties or dare.", "--density")
     if density is not None and not 0 < density <= 1:
         yield Fault(f"got {density}; allowed is above 0, to 1.", "--density")
-    if seed < 0:
+    if seed is not None and by != "dare":
+        yield Fault(f"given with {by}, which draws nothing at random; leave it out, or take dare.", "--seed")
+    if seed is not None and seed < 0:
         yield Fault(f"got {seed}; allowed are 0 and more.", "--seed")

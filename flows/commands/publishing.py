@@ -36,6 +36,8 @@ def publish(
     quiet_prefect()
     from flows.publish_adapters import publish_adapters
 
+    if endpoint_url and not any(one.startswith("s3://") for one in to):
+        raise RequestError("--endpoint-url is for s3:// places, and --to names none.")
     places = [_place(one, endpoint_url) for one in to]
     answer = publish_adapters(run, adapters, store=store, what=what, to=places, channel=channel, override=override)
     if json_:
@@ -54,10 +56,14 @@ def _place(uri: str, endpoint_url: str | None) -> "Destination":
 
     from tasks.recipe.schema import Destination
 
+    allowed = "Allowed: a folder, s3://bucket/prefix, hf://ORG/PREFIX."
     try:
         if uri.startswith("s3://"):
             return Destination(s3=uri, endpoint_url=endpoint_url)
-        return Destination(hub=uri.removeprefix("hf://")) if uri.startswith("hf://") else Destination(folder=uri)
-    except ValidationError as error:
-        said = "; ".join(one["msg"] for one in error.errors())
-        raise RequestError(f"--to {uri!r}: {said}. Allowed: a folder, s3://bucket/prefix, hf://ORG/PREFIX.") from error
+        if uri.startswith("hf://"):
+            return Destination(hub=uri.removeprefix("hf://"))
+    except ValidationError as error:  # the address is not repeated: a password may stand in it
+        raise RequestError(f"--to: {'; '.join(one['msg'] for one in error.errors())}. {allowed}") from error
+    if "://" in uri:
+        raise RequestError(f"--to {uri.partition('://')[0]}://...: no such kind of place. {allowed}")
+    return Destination(folder=uri)

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import signal
 import sys
 import warnings
 from pathlib import Path
@@ -189,11 +188,7 @@ class _WithoutTraceback(logging.Filter):
 
 
 def quiet_prefect() -> None:
-    """For a run by hand: no telemetry, no tracebacks of foreseen errors, and an end by SIGTERM that cleans up.
-
-    Prefect hands SIGTERM on to whoever handled it before; left to the default, its temporary server would live on.
-    """
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    """For a run by hand: no telemetry, no tracebacks of foreseen errors."""
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     for name in ("prefect.task_runs", "prefect.flow_runs"):
         logging.getLogger(name).addFilter(_WithoutTraceback())

@@ -80,7 +80,7 @@ def _show_published(uri: str, endpoint_url: str | None, json_: bool) -> int:
 
     manifests = read_manifests(uri, endpoint_url)
     if json_:
-        print(json.dumps(manifests, ensure_ascii=False))
+        print(json.dumps(manifests))  # in ASCII: a stranger's manifest may hold what a terminal acts on
         return 0
     from tasks.registry.tables import print_published
 
@@ -97,7 +97,7 @@ def promote_release(
     store: StoreOption = None,
     json_: AsJson = False,
 ) -> int:
-    """Let a channel lead to a release, in every place where all of it stands, and in the store.
+    """Let a channel lead to a release, in every place that holds what its channel leads to, and in the store.
 
     Example: tunefleet promote iso-dates@v3 --to stable
     """
@@ -118,11 +118,15 @@ def rollback_release(
 ) -> int:
     """Take a channel back to the release that stood before, wherever that one still stands.
 
-    Example: tunefleet rollback iso-dates
+    Exits with 1 if the channel still leads somewhere to what is taken back. Example: tunefleet rollback iso-dates
     """
     from tasks.registry.channels import rollback
 
-    return _moved(name, channel, rollback(_store(store), name, channel), json_)
+    done = rollback(_store(store), name, channel)
+    _moved(name, channel, done, json_)
+    for place in done.behind:
+        print(f"error: {channel} of {name} was not taken back in {place}", file=sys.stderr)
+    return 1 if done.behind else 0
 
 
 def verify_release(
@@ -189,7 +193,7 @@ def _moved(name: str, channel: str, done: "Promotion", json_: bool) -> int:
         print(f"warning: {one}", file=sys.stderr)
     if json_:
         answer: dict[str, Any] = {"name": name, "channel": channel, "before": done.before, **done.move.model_dump()}
-        print(json.dumps({**answer, "moved": done.moved, "left": done.left}, ensure_ascii=False))
+        print(json.dumps({**answer, "moved": done.moved, "left": done.left, "behind": done.behind}, ensure_ascii=False))
         return 0
     before = f"v{done.before}" if done.before else "nothing"
     if done.before == done.move.number:

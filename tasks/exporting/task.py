@@ -31,7 +31,7 @@ def export_gguf(
         return facts if has_adapter else {**facts, "adapter": "all weights were trained: there is no adapter"}
 
     upstream = {"merged": merged.ref.digest, "adapter": trained.ref.digest}
-    result = run.once(Work("gguf", 1, "ggufs", name, {"type": type}, upstream), make)
+    result = run.once(Work("gguf", 2, "ggufs", name, {"type": type}, upstream), make)
     adapter = "with its adapter" if result.facts["adapter"] is True else f"without adapter: {result.facts['adapter']}"
     logger.info("%s: GGUF in %s, %.0f MB, %s", name, type, result.facts["bytes"] / 1e6, adapter)
     return result

@@ -11,9 +11,9 @@ from tasks.merging.weights import Weights
 READABLE = ("F32", "F16", "BF16")
 
 
-def open_weights(folder: Path, stem: str = "model") -> Weights:
-    """The tensors of `<stem>.safetensors` or its shards; RequestError names those that hold other numbers."""
-    weights = Weights(folder, stem)
+def open_weights(folder: Path) -> Weights:
+    """The tensors of `model.safetensors` or its shards; RequestError names those that hold other numbers."""
+    weights = Weights(folder)
     faults = [
         Fault(f"{name} is {kind}; allowed are {', '.join(READABLE)}: export the weights from before they were rounded.")
         for name in weights.names

@@ -154,7 +154,7 @@ class _Reader:
         text = base.get_text_config()
         self.tied = bool(base.tie_word_embeddings or text.tie_word_embeddings) if tied is None else tied
         self.vocabulary: int | None = getattr(text, "vocab_size", None)
-        self.transposed = config.fan_in_fan_out or base.model_type in _CONV1D_MODELS
+        self.transposed = base.model_type in _CONV1D_MODELS  # PEFT goes by the layer, not by its key fan_in_fan_out
         self.config, self.weights, self.names = config, weights, dict.fromkeys(weights.names)
         self.deltas: dict[str, Delta] = {}
         self.faults: list[Fault] = []

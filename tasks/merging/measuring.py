@@ -3,10 +3,12 @@
     held-out rows -> token ids -> one model's logits at the last positions of each -> the next model's -> distance
 
 The models are loaded one after another by the function that loaded the judged base, so in bfloat16 (a 4-bit base in
-NF4), and of one that has answered only its logits stay. KL(p, q) in nats is what a reader who expects p loses by
+NF4), and of one that has answered only its logits stay. Where an adapter moves its base by hardly more than bfloat16
+does, a sum is compared in float32. KL(p, q) in nats is what a reader who expects p loses by
 reading q (Kullback and Leibler 1951), here p of the unmerged adapter and q of the merged model.
 """
 
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from peft import PeftModel
 from torch.nn.functional import kl_div, log_softmax
 
 from tasks.ingestion.dataset import read_jsonl
+from tasks.merging.naming import stored_name
+from tasks.merging.rounding import Rounding
 from tasks.training.models import Quantization, load_base
 from tasks.training.rendering import render, render_pair
 
@@ -58,7 +62,24 @@ class Unmerged:
 
 def unmerged(base: Path, adapter: Path, texts: list[torch.Tensor], quantization: Quantization, device: str) -> Unmerged:
     """Of the base in that precision, loaded as evaluation loads it."""
-    model = PeftModel.from_pretrained(load_base(base, quantization, device), adapter)
+    return _asked(load_base(base, quantization, device), adapter, texts)
+
+
+def unmerged_in_float32(
+    base: Path, adapter: Path, texts: list[torch.Tensor], rounding: Rounding, device: str
+) -> Unmerged:
+    """Of the base computed in float32, with the weights that `rounding` rounds as they are rounded."""
+    model = load_base(base, "none", device, torch.float32)
+    if rounding.through:
+        found = dict(model.named_parameters())
+        for name in rounding.names:
+            weight = found[stored_name(name, found)].data
+            weight.copy_(rounding.through(weight.cpu()))
+    return _asked(model, adapter, texts)
+
+
+def _asked(base: Any, adapter: Path, texts: list[torch.Tensor]) -> Unmerged:
+    model = PeftModel.from_pretrained(base, adapter)
     worn = answers(model, texts)
     with model.disable_adapter():
         return Unmerged(worn, closeness(worn, answers(model, texts)))
@@ -68,7 +89,10 @@ def unmerged(base: Path, adapter: Path, texts: list[torch.Tensor], quantization:
 def answers(model: Any, texts: list[torch.Tensor]) -> Logits:
     """Logits that `model` gives at the last positions of each text, on the CPU."""
     model.eval()
-    return [model(ids.to(model.device)).logits[0, -POSITIONS:].cpu() for ids in texts]
+    plain = model.get_base_model() if isinstance(model, PeftModel) else model
+    able = "logits_to_keep" in inspect.signature(plain.forward).parameters  # nearly all: the head computes no others
+    options = {"logits_to_keep": POSITIONS} if able else {}
+    return [model(ids.to(model.device), **options).logits[0, -POSITIONS:].cpu() for ids in texts]
 
 
 def closeness(expected: Logits, found: Logits) -> Closeness:

@@ -12,16 +12,18 @@ One candidate lies on disk and one model in memory at a time.
 """
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from transformers import AutoTokenizer
 
 from infra.errors import RequestError, StageError
 from tasks.merging.checking import check_files, check_sum, check_tensors, reloaded
 from tasks.merging.deltas import Delta, read_deltas
-from tasks.merging.measuring import answers, closeness, read_texts, unmerged
-from tasks.merging.rounding import NO_ROUNDING, rounding_of
+from tasks.merging.measuring import Closeness, answers, closeness, read_texts, unmerged, unmerged_in_float32
+from tasks.merging.rounding import NO_ROUNDING, Rounding, rounding_of
 from tasks.merging.streaming import write_merged
 from tasks.merging.weights import Weights
 from tasks.training.models import Quantization
@@ -51,20 +53,19 @@ def merge(
     sums = dict.fromkeys(candidates, judged)  # what each must answer like, in its own precision
     if quantization == "nf4" and "16-bit" in sums:
         sums["16-bit"] = unmerged(base, adapter, texts, "none", device)
+    roundings = {one: rounding_of(base, weights, device) if one == "4-bit" else NO_ROUNDING for one in candidates}
     made: dict[str, dict[str, Any]] = {}
     measured: dict[str, dict[str, Any]] = {}
     try:
         for one in candidates:
-            made[one] = _make(one, base, weights, deltas, output, device)
+            made[one] = _make(base, weights, deltas, output, roundings[one])
             found = answers(reloaded(output, base, device), texts)
-            own = closeness(sums[one].logits, found)
-            check_sum(one, own, sums[one].effect)
-            measured[one] = closeness(judged.logits, found).figures() | {
-                "kl_to_own_sum_nats": round(own.mean_kl_nats, 6)
-            }
+            exactly = partial(compared_in_float32, base, adapter, output, texts, roundings[one], device)
+            own = check_sum(one, closeness(sums[one].logits, found), sums[one].effect, exactly)
+            measured[one] = closeness(judged.logits, found).figures() | own
         best = min(candidates, key=lambda one: measured[one]["mean_kl_nats"])
         if best != candidates[-1]:  # it gave way to the one that lies there now
-            again = _make(best, base, weights, deltas, output, device)
+            again = _make(base, weights, deltas, output, roundings[best])
             if again["files"] != made[best]["files"]:
                 raise StageError(f"merged into {best} weights twice, the files differ; what was checked is gone.")
     except BaseException:
@@ -84,12 +85,17 @@ def merge(
     }
 
 
-def _make(
-    one: str, base: Path, weights: Weights, deltas: dict[str, Delta], output: Path, device: str
-) -> dict[str, Any]:
+def compared_in_float32(
+    base: Path, adapter: Path, output: Path, texts: list[torch.Tensor], rounding: Rounding, device: str
+) -> tuple[Closeness, Closeness]:
+    """How far the merged model and the base without any adapter are from base + adapter, computed in float32."""
+    exact = unmerged_in_float32(base, adapter, texts, rounding, device)
+    return closeness(exact.logits, answers(reloaded(output, base, device, torch.float32), texts)), exact.effect
+
+
+def _make(base: Path, weights: Weights, deltas: dict[str, Delta], output: Path, rounding: Rounding) -> dict[str, Any]:
     """Write a candidate in place of any other, and hold it against the base, byte by byte; what the writer said."""
     _empty(output)
-    rounding = rounding_of(base, weights, device) if one == "4-bit" else NO_ROUNDING
     said = write_merged(base, deltas, output, rounded=rounding.names, through=rounding.through)
     check_files(output, said["files"])
     check_tensors(weights, Weights(output), deltas.keys(), rounding)

@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from math import prod
 from pathlib import Path
 from queue import SimpleQueue
@@ -23,13 +24,15 @@ import torch
 
 from infra.errors import StageError
 from infra.hashing import digest_file
+from infra.storage import MANIFEST
+from tasks.ingestion.base_model import WANTED
 from tasks.merging.deltas import Delta
 from tasks.merging.weights import DTYPES, Entry, Weights, read_into
 
 BLOCK = 2 << 20  # bytes of a file that are worked on at a time; their float32 sum stays in a core's cache
 _BUFFERS = 4  # blocks that may wait to be hashed
-_NOT_COPIED = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".index.json")  # weights
-_ABOUT_THE_BASE = ("manifest.json", "README.md")
+_TEMPLATES = "additional_chat_templates/*.jinja"  # the one folder inside a model's that transformers reads
+_NOT_COPIED = ("*.safetensors", "*.index.json", MANIFEST, "merge.json")  # weights, and what is said of the base alone
 
 Through = Callable[[torch.Tensor], torch.Tensor]
 
@@ -44,9 +47,8 @@ def write_merged(
 ) -> dict[str, Any]:
     """Write `base` with `deltas` into the folder `output`; `rounded` tensors first go, as float32, `through` it.
 
-    Returns {"files": {name: sha256}, "tensors_changed", "tensors_copied", "changed": [names],
-    "unchanged_by_rounding": [names whose delta was lost when the sum was cast]}. StageError if the disk is too small
-    or a sum is not finite; then no weights are left in `output`.
+    Returns {"files": {name: sha256}, "tensors_changed": those that have other bytes, "tensors_copied": the others}.
+    StageError if the disk is too small or a sum is not finite; then no weights are left in `output`.
     """
     weights = Weights(base)
     plan = _Plan(weights, deltas, frozenset(rounded), through)
@@ -68,8 +70,6 @@ def write_merged(
         "files": dict(sorted(files.items())),
         "tensors_changed": len(plan.changed),
         "tensors_copied": len(weights.names) - len(plan.changed),
-        "changed": plan.changed,
-        "unchanged_by_rounding": plan.unchanged,
     }
 
 
@@ -82,17 +82,9 @@ class _Plan:
     rounded: frozenset[str]
     through: Through | None
     changed: list[str] = field(default_factory=list)
-    unchanged: list[str] = field(default_factory=list)
 
     def touches(self, name: str) -> bool:
         return name in self.deltas or name in self.rounded
-
-    def record(self, name: str, *, moved: bool, summed: bool) -> None:
-        """`moved`: the bytes are others than the base's; `summed`: the delta can be told from its absence."""
-        if moved:
-            self.changed.append(name)
-        if name in self.deltas and not summed:
-            self.unchanged.append(name)
 
 
 def _claim_space(weights: Weights, output: Path) -> None:
@@ -142,23 +134,22 @@ def _stretches(shard: str, plan: _Plan, size: int) -> Iterator[tuple[str | None,
 def _write_tensor(name: str, plan: _Plan, writer: "_Writer") -> None:
     entry, delta = plan.weights.entry(name), plan.deltas.get(name)
     dtype = DTYPES[entry.dtype]
-    moved = summed = False
+    changed = False
     for start, stop, part in _blocks(entry, delta, whole=name in plan.rounded):
         row = (entry.end - entry.start) // (entry.shape[0] if entry.shape else 1)
         raw = writer.read(entry.start + start * row, (stop - start) * row)
         stored = raw.view(dtype).view(stop - start, *entry.shape[1:]) if entry.shape else raw.view(dtype)[0]
-        weight, before = stored.float(), stored
+        weight = stored.float()
         if name in plan.rounded and plan.through is not None:
             weight = plan.through(weight)
-            before = weight.to(dtype)
-        after = part.apply(weight).to(dtype) if part is not None else before
+        after = (part.apply(weight) if part is not None else weight).to(dtype)
         if not _is_finite(after):
             raise StageError(f"{name}: the merged values are not finite (NaN or infinite in {entry.dtype}).")
-        summed = summed or not _same_bytes(after, before)
-        moved = moved or not _same_bytes(after, stored)
+        changed = changed or not _same_bytes(after, stored)
         stored.copy_(after)
         writer.write(raw)
-    plan.record(name, moved=moved, summed=summed)
+    if changed:
+        plan.changed.append(name)
 
 
 def _blocks(entry: Entry, delta: Delta | None, *, whole: bool) -> Iterator[tuple[int, int, Delta | None]]:
@@ -178,8 +169,6 @@ def _is_finite(values: torch.Tensor) -> bool:
 
 
 def _same_bytes(one: torch.Tensor, other: torch.Tensor) -> bool:
-    if one is other:
-        return True
     same = torch.equal(one, other)  # of finite values; only 0 and -0 are equal and differ
     return same and torch.equal(
         one.contiguous().view(-1).view(torch.uint8), other.contiguous().view(-1).view(torch.uint8)
@@ -228,16 +217,19 @@ class _Writer:
 
 
 def _copy_others(weights: Weights, output: Path) -> dict[str, str]:
-    """Configuration, tokenizer and the like, and the index; no other weights, and nothing that is said of the base."""
+    """The files that an import of a base keeps (configuration, tokenizer, chat templates, licence), and the index."""
     digests = {}
-    for path in sorted(weights.folder.rglob("*")):
+    for path in sorted([*weights.folder.iterdir(), *weights.folder.glob(_TEMPLATES)]):
         name = path.relative_to(weights.folder).as_posix()
-        wanted = path == weights.index or not (name.endswith(_NOT_COPIED) or name in _ABOUT_THE_BASE)
-        if path.is_file() and wanted and not any(part.startswith(".") for part in Path(name).parts):
+        if path.is_file() and (path == weights.index or (_fits(path, WANTED) and not _fits(path, _NOT_COPIED))):
             (output / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, output / name)
             digests[name] = digest_file(output / name)
     return digests
+
+
+def _fits(path: Path, patterns: Collection[str]) -> bool:
+    return any(fnmatchcase(path.name, pattern) for pattern in patterns)
 
 
 def _to_disk(output: Path, files: Collection[str]) -> None:

@@ -37,7 +37,7 @@ def merge(
 
     spec = {"quantization": quantization, "into": into}
     upstream = {"base": base.ref.digest, "adapter": trained.ref.digest, "data": data.ref.digest}
-    result = run.once(Work("merge", 2, "merged", name, spec, upstream), make)
+    result = run.once(Work("merge", 3, "merged", name, spec, upstream), make)
     for one, found in result.facts["measured"].items():
         logger.info(
             "%s: merged into %s weights%s; mean KL to the judged adapter %.2g nats, same first choice on %.1f %%",

@@ -1,7 +1,8 @@
 """The tensors of a folder of safetensors files: names, shapes and places from the headers, values one at a time.
 
-A model may be larger than memory, so nothing here loads a file. Where there is an index it is believed, not the
-folder: a shard that an earlier save left behind is no part of the model. The format is safetensors' own: eight bytes
+A model may be larger than memory, so nothing here loads a file. Which files count is decided as transformers does:
+model.safetensors by itself wherever it is there, else the shards that the index names; what an earlier save left
+behind is no part of the model. The format is safetensors' own: eight bytes
 of header length, the header as JSON, then the values, each tensor at the offsets that the header says.
 """
 
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 
-from infra.errors import IntegrityError, StageError
+from infra.errors import IntegrityError, RequestError, StageError
 
 DTYPES = {
     "F64": torch.float64,
@@ -45,21 +46,22 @@ class Entry:
 
 
 class Weights:
-    """Tensors of `<stem>.safetensors`, or of the shards that `<stem>.safetensors.index.json` names."""
+    """Tensors of `<stem>.safetensors`, or without one of the shards that `<stem>.safetensors.index.json` names."""
 
     def __init__(self, folder: Path, stem: str = "model"):
-        """StageError if there is no such file, or no way to tell which; IntegrityError if one is not what it says."""
+        """RequestError if there is no such file, or no way to tell which; IntegrityError if one is not what it says."""
         self.folder = folder
-        self.index = folder / f"{stem}.safetensors.index.json"
+        single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
+        self.index = index if index.is_file() and not single.is_file() else None
+        placed = _read_index(self.index) if self.index else {}
+        self.shards = sorted(set(placed.values())) if self.index else [_only_file(folder, stem)]
         self._entries: dict[str, Entry] = {}
-        self._metadata: dict[str, dict[str, str]] = {}
-        placed = _read_index(self.index) if self.index.exists() else None
-        for shard in sorted(set(placed.values())) if placed is not None else [_only_file(folder, stem)]:
+        for shard in self.shards:
             for name, entry in self._read_header(shard).items():
                 if name in self._entries:
                     raise IntegrityError(f"{folder}: {name} is both in {self._entries[name].shard} and in {shard}.")
                 self._entries[name] = entry
-        for name, shard in (placed or {}).items():
+        for name, shard in placed.items():
             if name not in self._entries or self._entries[name].shard != shard:
                 raise IntegrityError(f"{self.index}: says that {name} is in {shard}, which does not hold it.")
 
@@ -68,34 +70,31 @@ class Weights:
         """In the order of the files, and there in that of the bytes."""
         return list(self._entries)
 
-    @property
-    def shards(self) -> list[str]:
-        return list(self._metadata)
-
     def entry(self, name: str) -> Entry:
         if name not in self._entries:
             raise StageError(f"{self.folder} holds no tensor {name}; it holds {len(self._entries)} others.")
         return self._entries[name]
-
-    def metadata(self, shard: str) -> dict[str, str]:
-        """What the file says of itself, as a rule {"format": "pt"}."""
-        return self._metadata[shard]
 
     def read(self, name: str) -> torch.Tensor:
         """A copy of one tensor, in its own dtype and shape."""
         entry = self.entry(name)
         if entry.dtype not in DTYPES:
             raise StageError(f"{self.folder}: {name} is {entry.dtype}; known are {', '.join(DTYPES)}.")
+        return self.read_bytes(name).view(DTYPES[entry.dtype]).reshape(entry.shape)
+
+    def read_bytes(self, name: str) -> torch.Tensor:
+        """A copy of one tensor's bytes (uint8), whatever numbers they are."""
+        entry = self.entry(name)
         raw = torch.empty(entry.end - entry.start, dtype=torch.uint8)
         with (self.folder / entry.shard).open("rb", buffering=0) as file:
             read_into(file.fileno(), raw.numpy().data, entry.start)
-        return raw.view(DTYPES[entry.dtype]).reshape(entry.shape)
+        return raw
 
     def _read_header(self, shard: str) -> dict[str, Entry]:
-        """The tensors of one file in the order of their bytes; its metadata is kept beside."""
+        """The tensors of one file in the order of their bytes."""
         path = self.folder / shard
         if not path.is_file():
-            raise IntegrityError(f"{self.folder}: {self.index.name} names {shard}, which is not there; fetch it again.")
+            raise IntegrityError(f"{self.index}: names {shard}, which is not there; fetch it again.")
         size = path.stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -104,7 +103,7 @@ class Weights:
             header = _parsed(path, file.read(length))
         if not isinstance(header, dict):
             raise IntegrityError(f"{path}: its header is no JSON object; fetch it again.")
-        self._metadata[shard] = header.pop("__metadata__", None) or {}
+        header.pop("__metadata__", None)  # as a rule {"format": "pt"}
         try:
             entries = {name: _entry(shard, 8 + length, said) for name, said in header.items()}
         except (KeyError, TypeError, ValueError) as error:
@@ -150,12 +149,15 @@ def _read_index(path: Path) -> dict[str, str]:
 
 
 def _only_file(folder: Path, stem: str) -> str:
-    found = sorted(path.name for path in folder.glob("*.safetensors"))
-    if f"{stem}.safetensors" in found:
-        return f"{stem}.safetensors"
-    if not found:
-        raise StageError(f"{folder} holds no {stem}.safetensors; give the folder of a model saved as safetensors.")
-    raise StageError(f"{folder} holds {', '.join(found[:3])} but no {stem}.safetensors.index.json to say what counts.")
+    wanted = f"{stem}.safetensors"
+    if (folder / wanted).is_file():
+        return wanted
+    there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    shown = ", ".join(there[:8]) + (f" and {len(there) - 8} more" if len(there) > 8 else "") or "nothing"
+    raise RequestError(
+        f"{folder} holds {shown}; needed is {wanted}, or {wanted}.index.json with the files that it names. Other "
+        "formats are not read: load the model with transformers and save it with save_pretrained."
+    )
 
 
 def _parsed(path: Path, raw: bytes) -> Any:

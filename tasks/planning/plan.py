@@ -13,6 +13,7 @@ from typing import Any
 from infra.device_memory import Device, local_devices
 from infra.errors import Fault, RequestError
 from infra.storage import Store
+from tasks.exporting.numbers import bytes_of, type_for
 from tasks.planning.base import PlannedBase, look_at, meta_model
 from tasks.planning.decisions import power_of
 from tasks.planning.duration import Speed, guessed_speed, matmul_flops, measured_speed
@@ -106,7 +107,7 @@ class _Planner:
             "trials": adapter.sweep.n_trials if adapter.sweep else 1,
             "processes": adapter.accelerate.num_processes,
             "fits": [],
-            "disk": {"adapter": 0, "checkpoints": 0, "merged": 0, "total": 0},
+            "disk": {"adapter": 0, "checkpoints": 0, "merged": 0, "gguf": 0, "total": 0},
         }  # fmt: skip
         if self.base is None:
             return facts
@@ -236,8 +237,21 @@ class _Planner:
             # float32 weights and AdamW's two moments, one more while it is written; and the best weights
             "checkpoints": ((KEPT + 1) * 12 + 4 * adapter.training.load_best_model_at_end) * trains,
             "merged": 2 * facts["total_params"] if merges else 0,
+            "gguf": self._gguf_bytes(adapter, trains) if "gguf" in self.recipe.publish.what else 0,
         }
         facts["disk"] = {**disk, "total": sum(disk.values()) + (facts["trials"] - 1) * adapter_bytes}
+
+    def _gguf_bytes(self, adapter: Adapter, trains: int) -> int:
+        """Tensors of the model's file, and of the adapter's in f16; settings and vocabulary are small beside them."""
+        assert self.base
+        model = meta_model(self.base)
+        ends = {id(one.weight) for one in (model.get_input_embeddings(), model.get_output_embeddings())}
+        wanted = self.recipe.publish.gguf.type
+        total = 0
+        for parameter in model.parameters():
+            name = "token_embd.weight" if id(parameter) in ends else ""
+            total += bytes_of(parameter.shape, type_for(name, parameter.shape, wanted))
+        return total + (0 if adapter.method == "full" else 2 * trains)
 
     def _cache_facts(self, facts: Facts, adapter: Adapter, data: DataSet) -> None:
         assert self.base

@@ -88,13 +88,13 @@ def _memory(plan: Facts) -> Table:
 
 
 def _store(plan: Facts) -> Table:
-    table = _table("In the store already", "base", "data", "training", "adapter", "checkpoints", "merged")
+    table = _table("In the store already", "base", "data", "training", "adapter", "checkpoints", "merged", "gguf")
     for one in plan["adapters"]:
         disk = one["disk"]
         trained = "none" if one["method"] == "prompt" else _cached(one["cached"]["training"])
         table.add_row(
             *(escape(one["name"]), _cached(plan["base"]["cached"]), _cached(one["cached"]["data"]), trained),
-            *(size(disk["adapter"]), size(disk["checkpoints"]), size(disk["merged"])),
+            *(size(disk["adapter"]), size(disk["checkpoints"]), size(disk["merged"]), size(disk["gguf"])),
         )
     return table
 

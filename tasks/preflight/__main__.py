@@ -2,8 +2,8 @@
 
 Per adapter: does target_modules match, how many parameters train, can every row be trained on, how many steps, and
 what looks like a mistake; and for all: are the general tasks known to lm-eval, with the metrics that are asked for, do
-any run code without permission, and has each look documents of every task. It reads the architecture and the
-tokenizer, never the weights, and reports the faults of all adapters at once.
+any run code without permission, has each look documents of every task, and could the base be written as GGUF, where
+that is wanted. It reads the architecture and the tokenizer, never the weights, and reports all faults at once.
 """
 
 from collections.abc import Mapping
@@ -16,6 +16,7 @@ from infra import stage_process
 from infra.errors import Fault, RequestError
 from tasks.evaluation.catalogue import task_faults
 from tasks.evaluation.documents import check_metric
+from tasks.exporting.possible import export_faults
 from tasks.ingestion.dataset import read_jsonl
 from tasks.planning.general import few_documents
 from tasks.preflight.guards import measure_rows
@@ -31,6 +32,8 @@ def run(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     faults = task_faults(job["general"], job["include_path"], permitted=job["confirm_run_unsafe_code"])
     general = [GeneralTask.model_validate(one) for one in job["general"]]
     faults += few_documents(general, job["looks"], job["include_path"])
+    if job.get("gguf"):
+        faults += gguf_faults(base)
     for adapter in job["adapters"]:
         facts[adapter["name"]] = {}
         for measure in (
@@ -54,6 +57,11 @@ def count_parameters(base: Path, adapter: Mapping[str, Any]) -> dict[str, int]:
     if not trainable:
         raise RequestError("no parameter of this model would be trained; look at target_modules.")
     return {"trainable_params": trainable, "total_params": total}
+
+
+def gguf_faults(base: Path) -> list[Fault]:
+    """What would keep the trained model from being exported, hours later."""
+    return [Fault(f"gguf: {fault}", "publish.what") for fault in export_faults(base)]
 
 
 def fit_metric(data: Path, metric: str) -> dict[str, Any]:

@@ -40,11 +40,13 @@ def preflight(run: Run, recipe: Recipe, base: StageResult, data: dict[str, Stage
         if a.method != "prompt"
     ]
     evaluation = recipe.evaluation
-    checked = {
+    checked: dict[str, Any] = {
         "general": [one.model_dump(mode="json", include={"task", "metric", "limit"}) for one in evaluation.general],
         "looks": recipe.gate.looks,
         "confirm_run_unsafe_code": evaluation.confirm_run_unsafe_code,
     }
+    if adapters and "gguf" in recipe.publish.what:  # only then, so that other recipes keep their keys
+        checked["gguf"] = True
     spec = {"adapters": adapters, **checked, "versions": library_versions()}
     upstream = {"base": base.ref.digest, "suites": folder_digest(evaluation.include_path)}
     upstream |= {f"data {name}": result.ref.digest for name, result in data.items()}

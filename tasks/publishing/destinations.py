@@ -6,27 +6,44 @@ check -> (training) -> seen -> publish, once for each artifact -> move, last
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from infra.errors import Fault
+from infra.errors import Fault, TransientError
 from tasks.publishing import folder, hub, s3
 from tasks.publishing.pointer import Pointer, Seen
 from tasks.publishing.release import Published, Release
-from tasks.recipe.schema import Artifact, Destination
+from tasks.recipe.schema import Adapter, Artifact, Destination
 
 
-def check_destinations(
-    destinations: Sequence[Destination], names: Sequence[str], what: Sequence[Artifact]
-) -> list[Fault]:
-    """What would keep the adapters `names` from being published: credentials, permissions, places, names."""
+def sent_of(adapter: Adapter, what: Sequence[Artifact]) -> tuple[Artifact, ...]:
+    """What leaves of an adapter for which `what` is wanted; of a fully fine-tuned model, the model in PEFT's place."""
+    whole = adapter.method == "full"
+    return tuple(dict.fromkeys("merged" if whole and one == "adapter" else one for one in what))
+
+
+def check_destinations(destinations: Sequence[Destination], sends: Mapping[str, Sequence[Artifact]]) -> list[Fault]:
+    """What would keep `sends`, {adapter: artifacts}, from being published: credentials, permissions, places, names.
+
+    TransientError if a place does not answer, and nothing is wrong with the others.
+    """
     faults: list[Fault] = []
+    silent: TransientError | None = None
     for index, place in enumerate(destinations):
-        if place.folder is not None:
-            found = folder.check(place.folder)
-        elif place.s3 is not None:
-            found = s3.check(*bucket_and_prefix(place.s3), place.endpoint_url)
-        else:
-            found = hub.check([repo_id_of(place, name, one) for name in names for one in what])
+        try:
+            found = _check(place, sends)
+        except TransientError as error:
+            silent = error
+            continue
         faults += [Fault(fault.message, f"publish.to.{index}") for fault in found]
+    if silent and not faults:
+        raise silent
     return faults
+
+
+def _check(place: Destination, sends: Mapping[str, Sequence[Artifact]]) -> list[Fault]:
+    if place.folder is not None:
+        return folder.check(place.folder)
+    if place.s3 is not None:
+        return s3.check(*bucket_and_prefix(place.s3), place.endpoint_url)
+    return hub.check([repo_id_of(place, name, one) for name, what in sends.items() for one in what])
 
 
 def publish_to(place: Destination, release: Release) -> Published:

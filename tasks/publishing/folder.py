@@ -18,7 +18,15 @@ from pathlib import Path
 from infra.errors import Fault, IntegrityError, RequestError
 from infra.hashing import digest_file
 from tasks.publishing.pointer import Pointer, Seen, dump, lost, parse, path_of, same_release
-from tasks.publishing.release import MANIFEST, Content, Published, Release, contents, released_files
+from tasks.publishing.release import (
+    MANIFEST,
+    Content,
+    Published,
+    Release,
+    contents,
+    released_files,
+    require_same_override,
+)
 
 _LOCK = ".publish.lock"
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -46,7 +54,7 @@ def publish(release: Release, path: str | Path) -> Published:
 
     A target whose files differ from the release is replaced; a card that has been reworded since is no difference.
     Raises IntegrityError when the artifact changes while it is being copied, RequestError when the disk is full or
-    not ours to write.
+    not ours to write, or when the standing card tells another reason for an override.
     """
     home = _absolute(path) / release.name
     target = home / release.slug
@@ -54,7 +62,9 @@ def publish(release: Release, path: str | Path) -> Published:
     need = sum(content.size for content in wanted)
     with _explained(target, need), _only_writer(home):
         _clear_away(home)
-        if not _stands(target, release, wanted):
+        if _stands(target, release, wanted):
+            require_same_override(release, (target / MANIFEST).read_bytes(), str(target))
+        else:
             if shutil.disk_usage(home).free < need:
                 raise _no_room(target, need)
             fresh, aside = home / f".{release.slug}.new", home / f".{release.slug}.old"

@@ -10,6 +10,7 @@ The token is found by huggingface_hub itself (HF_TOKEN, or `hf auth login`); it 
 """
 
 import hashlib
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,6 +22,7 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
     HTTPError,  # of whichever HTTP library this huggingface_hub is built on
+    LocalEntryNotFoundError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     OIDCError,
@@ -34,13 +36,18 @@ from infra.errors import Fault, IntegrityError, RequestError, TransientError
 from tasks.publishing.pointer import Pointer, Seen, lost
 from tasks.publishing.release import MANIFEST, Content, Published, Release, contents, released_files
 
+log = logging.getLogger(__name__)
+
 _PUBLIC_HUB = "https://huggingface.co"
 _LOG_IN = "set HF_TOKEN to a token with write access, or run `hf auth login` (https://huggingface.co/settings/tokens)"
 _LATER = {408, 409, 429}
 
 
 def check(repo_ids: Sequence[str], endpoint: str | None = None) -> list[Fault]:
-    """What would keep releases from being published to these repositories, found before any training."""
+    """What would keep releases from being published to these repositories, found before any training.
+
+    TransientError if the Hub does not answer.
+    """
     faults = [fault for repo_id in repo_ids for fault in _check_name(repo_id)] + _check_endpoint(endpoint)
     try:
         with _explained(", ".join(repo_ids)):
@@ -49,8 +56,8 @@ def check(repo_ids: Sequence[str], endpoint: str | None = None) -> list[Fault]:
             if faults:
                 return faults
             me = HfApi(endpoint=endpoint).whoami()
-    except (RequestError, TransientError) as error:
-        return [*faults, Fault(str(error))]
+    except RequestError as error:
+        return [*faults, *error.faults]
     token = me.get("auth", {}).get("accessToken", {})
     if token.get("role") == "read":
         return [Fault(f"the Hugging Face token of {me['name']} may only read: {_LOG_IN}")]
@@ -80,9 +87,9 @@ def _writable(token: Mapping[str, Any]) -> set[str]:
 def publish(release: Release, *, repo_id: str, private: bool = True, endpoint: str | None = None) -> Published:
     """Commit the release to the head of the repository, which is made if there is none, and tag the commit.
 
-    `private` is for a new repository; one that exists keeps its visibility. Raises TransientError for what may go
-    through when tried again (another commit came in between), RequestError for a token without the right, and
-    IntegrityError when the repository does not hold what was committed.
+    `private` is for a new repository; one that exists keeps its visibility, and a warning says if it is public.
+    Raises TransientError for what may go through when tried again (another commit came in between), RequestError for
+    a token without the right, and IntegrityError when the repository does not hold what was committed.
     """
     if faults := _check_name(repo_id) + _check_endpoint(endpoint):
         raise RequestError(faults)
@@ -90,7 +97,10 @@ def publish(release: Release, *, repo_id: str, private: bool = True, endpoint: s
     api = HfApi(endpoint=endpoint)
     with _explained(repo_id):
         api.create_repo(repo_id, private=private, exist_ok=True)
-        head = api.model_info(repo_id).sha
+        standing = api.model_info(repo_id)
+        if private and standing.private is False:
+            log.warning("%s is public, and stays so: `private` is for repositories that are made", repo_id)
+        head = standing.sha
         there = _tree(api, repo_id, head)
         changed = [file for file in files if not _same(file, there.get(file.path))]
         stale = _ours(api, repo_id, head, there) - {file.path for file in files}
@@ -104,7 +114,10 @@ def publish(release: Release, *, repo_id: str, private: bool = True, endpoint: s
 
 
 def read_channel(repo_id: str, channel: str, endpoint: str | None = None) -> Seen:
-    """The commit that the tag `channel` leads to; none if there is no such tag, or no repository yet."""
+    """The commit that the tag `channel` leads to; none if there is no such tag, or no repository yet.
+
+    RequestError if it is the name of a branch: readers who ask for that revision might be given either.
+    """
     with _explained(repo_id):
         return Seen(None, _commit_of(HfApi(endpoint=endpoint), repo_id, channel))
 
@@ -142,11 +155,17 @@ def move_channel(repo_id: str, pointer: Pointer, revision: str, seen: Seen, *, e
             raise lost(pointer, where)
 
 
-def _commit_of(api: HfApi, repo_id: str, tag: str) -> str | None:
+def _commit_of(api: HfApi, repo_id: str, channel: str) -> str | None:
     try:
-        return api.model_info(repo_id, revision=tag).sha
-    except (RepositoryNotFoundError, RevisionNotFoundError):
+        refs = api.list_repo_refs(repo_id)
+    except RepositoryNotFoundError:
         return None
+    if channel in {branch.name for branch in refs.branches}:
+        raise RequestError(
+            f"{channel!r} is a branch of {repo_id}, and on the Hub a channel is a tag: publish under another channel, "
+            "e.g. stable (publish.channel, or --channel)"
+        )
+    return next((tag.target_commit for tag in refs.tags if tag.name == channel), None)
 
 
 def _delete_tag(api: HfApi, repo_id: str, pointer: Pointer, where: str) -> None:
@@ -245,6 +264,10 @@ def _explained(repo_id: str) -> Iterator[None]:
         raise RequestError(f"no Hugging Face token: {_LOG_IN}. {error}") from error
     except OfflineModeIsEnabled as error:
         raise RequestError(f"cannot publish to {repo_id} while HF_HUB_OFFLINE is set") from error
+    except LocalEntryNotFoundError as error:  # a file could not be asked for; the cause says why
+        if isinstance(error.__cause__, HfHubHTTPError):
+            raise _translated(error.__cause__, repo_id) from error
+        raise TransientError(f"the Hub cannot be reached for {repo_id}: {error.__cause__ or error}") from error
     except (HTTPError, ConnectionError) as error:  # the second is Xet's
         raise TransientError(f"the Hub cannot be reached for {repo_id}: {error}") from error
     except RuntimeError as error:  # from a thread that uploads; the cause says what happened

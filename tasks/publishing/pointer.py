@@ -10,12 +10,15 @@ and of two publishers at once one is told that it lost.
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from infra.errors import IntegrityError, TunefleetError
 from tasks.publishing.release import Published
+
+# A name in the folder that `channels` stands in: whoever may write there must not lead readers elsewhere.
+Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
 
 
 class LostRaceError(TunefleetError):
@@ -32,7 +35,7 @@ class Pointer(BaseModel):
     channel: str
     number: int  # of the release
     adapter: str  # digest of the adapter that it is or was made from
-    releases: dict[str, str]  # {what: slug}, folders beside `channels`
+    releases: dict[str, Slug]  # {what: slug}, folders beside `channels`
     moved: str  # when, UTC
 
 

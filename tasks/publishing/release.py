@@ -54,12 +54,16 @@ class Release:
     @property
     def slug(self) -> str:
         """`adapter-0123456789ab`: what a folder or prefix that holds exactly this content is called."""
-        return f"{self.what}-{self.digest[:SHORT]}"
+        return slug_of(self.what, self.digest)
 
     @property
     def tag(self) -> str:
         """`v3-0123456789ab`: the Hub's tag. Two stores may count apart, so the number alone would not be unique."""
         return f"v{self.number}-{self.digest[:SHORT]}"
+
+
+def slug_of(what: Artifact, digest: str) -> str:
+    return f"{what}-{digest[:SHORT]}"
 
 
 class Published(BaseModel):
@@ -109,12 +113,44 @@ def contents(release: Release) -> list[Content]:
 
 
 def released_files(manifest: bytes) -> dict[str, str] | None:
-    """Path to sha256 of what a published manifest vouches for; None where it is no manifest of ours."""
+    """Path to sha256 of what a published manifest vouches for; None where it is no manifest of ours.
+
+    Whoever may write to the place may have written it: one that names a file outside of its folder is none of ours.
+    """
     try:
-        files = json.loads(manifest)["files"]
-        return {str(path): str(entry["sha256"]) for path, entry in files.items()}
+        files = {str(path): str(entry["sha256"]) for path, entry in json.loads(manifest)["files"].items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
+    return files if all(_is_within(path) for path in files) else None
+
+
+def _is_within(path: str) -> bool:
+    return "\0" not in path and not {"", ".", ".."} & {*path.split("/")}
+
+
+def require_same_override(release: Release, standing: bytes, where: str) -> None:
+    """RequestError if the manifest that stands for these files tells another reason for an override, or none.
+
+    Its card is not rewritten, so readers there would never see the reason that this release was let through for.
+    """
+    there, here = json.loads(standing), release.manifest
+    if _reason(there) != _reason(here):
+        raise RequestError(
+            f"{where} holds these files as {release.name} {there.get('version', '(of no known number)')}, "
+            f"{_allowed_by(there)}; this is {release.name} v{release.number}, {_allowed_by(here)}, and what stands "
+            "keeps its card, which would not say so. Publish this one to another folder or prefix, or lead readers to "
+            f"the one that stands (tunefleet list {release.name} shows both)"
+        )
+
+
+def _reason(manifest: Mapping[str, Any]) -> str | None:
+    override = manifest.get("override")
+    return str(override.get("reason")) if isinstance(override, Mapping) else None
+
+
+def _allowed_by(manifest: Mapping[str, Any]) -> str:
+    reason = _reason(manifest)
+    return "released without an override" if reason is None else f"released by override ({reason!r})"
 
 
 def require_pass(verdict: Mapping[str, Any] | None, digest: str, override: str | None = None) -> None:

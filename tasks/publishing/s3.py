@@ -16,10 +16,18 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
-from infra.errors import Fault, IntegrityError, RequestError, TransientError
+from infra.errors import Fault, IntegrityError, RequestError
 from tasks.publishing import s3_objects
 from tasks.publishing.pointer import Pointer, Seen, dump, lost, parse, path_of, same_release
-from tasks.publishing.release import MANIFEST, Content, Published, Release, contents, released_files
+from tasks.publishing.release import (
+    MANIFEST,
+    Content,
+    Published,
+    Release,
+    contents,
+    released_files,
+    require_same_override,
+)
 from tasks.publishing.s3_client import THREADS, connect, explained
 from tasks.publishing.s3_objects import Bucket
 
@@ -31,7 +39,7 @@ _LOOK_INTO = 3  # releases before this one, for files that it shares with them
 def check(bucket: str, prefix: str = "", endpoint_url: str | None = None) -> list[Fault]:
     """What would keep a release from being published there, found before any training.
 
-    Puts a small object under the prefix, reads it, and deletes it again.
+    Puts a small object under the prefix, reads it, and deletes it again. TransientError if the server does not answer.
     """
     key = _join(prefix, f"{_PROBE}-{secrets.token_hex(4)}")  # its own: others may be checking
     try:
@@ -50,8 +58,6 @@ def check(bucket: str, prefix: str = "", endpoint_url: str | None = None) -> lis
                 there.delete(key)
     except RequestError as error:
         return list(error.faults)
-    except TransientError as error:
-        return [Fault(str(error))]
     if not guarded:
         return [
             Fault(
@@ -65,8 +71,9 @@ def check(bucket: str, prefix: str = "", endpoint_url: str | None = None) -> lis
 def publish(release: Release, *, bucket: str, prefix: str = "", endpoint_url: str | None = None) -> Published:
     """Put the release into the bucket, or verify and repair the one that already stands there.
 
-    Raises TransientError for what may go through when tried again, RequestError for missing rights or a missing
-    bucket, IntegrityError when what stands there is another release or does not read back as it was sent.
+    Raises TransientError for what may go through when tried again, RequestError for missing rights, a missing bucket
+    or a standing card that tells another reason for an override, IntegrityError when what stands there is another
+    release or does not read back as it was sent.
     """
     siblings = _join(prefix, release.name)
     home = _join(siblings, release.slug)
@@ -126,6 +133,7 @@ def _vouched_for(release: Release, manifest: bytes, blobs: Sequence[Content], ur
         raise IntegrityError(f"{uri}{MANIFEST} is damaged: delete that object and publish again")
     if any(vouched.get(blob.path) != blob.sha256 for blob in blobs if blob.path not in release.wording):
         raise IntegrityError(f"{uri} already holds other files under the same digest: publish under another prefix")
+    require_same_override(release, manifest, uri)
     return [blob for blob in blobs if vouched.get(blob.path) == blob.sha256]
 
 

@@ -3,6 +3,7 @@
 Credentials come from boto3's own chain (environment, profile, instance role), never from an argument or an address.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -49,6 +50,7 @@ _UNKNOWN_CALLER = {
 }
 _ELSEWHERE = {"301", "307", "PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 _FULL = {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "InsufficientStorage"}
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _NAMES = {"InvalidBucketName", "KeyTooLongError", "InvalidURI", "XMinioInvalidObjectName"}
 
 
@@ -91,7 +93,14 @@ def _refuse_broken(credentials: Any) -> None:
 
 @contextmanager
 def explained(bucket: str) -> Iterator[None]:
-    """Turn boto's errors into ours."""
+    """Turn boto's errors into ours; RequestError at once for what cannot be a bucket's name."""
+    if not _BUCKET.fullmatch(bucket):
+        # Not repeated: in s3://KEY:SECRET@bucket, say, it is a secret, or as much of it as there is before a slash.
+        raise RequestError(
+            "what stands behind s3:// (not repeated here) is no bucket: its name has 3 to 63 of a-z, 0-9, dot and "
+            "hyphen, the first and the last a letter or a digit. Write s3://bucket/prefix, and give credentials as "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        )
     try:
         yield
     except ClientError as error:
@@ -104,7 +113,7 @@ def explained(bucket: str) -> Iterator[None]:
         raise RequestError(
             "no AWS credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         ) from error
-    except BotoCoreError as error:  # a profile that does not exist, a bucket name that cannot be one
+    except BotoCoreError as error:  # a profile that does not exist
         raise RequestError(f"cannot use s3://{bucket}: {error}") from error
 
 
@@ -148,8 +157,8 @@ def _translated(error: ClientError, bucket: str) -> RequestError | TransientErro
     if status in (401, 403):
         return RequestError(
             f"{error.operation_name} on s3://{bucket} was refused ({code}): publishing needs s3:PutObject, "
-            "s3:GetObject and s3:AbortMultipartUpload on the prefix, s3:ListBucket and s3:ListBucketMultipartUploads "
-            "on the bucket"
+            "s3:GetObject, s3:ListMultipartUploadParts and s3:AbortMultipartUpload on the prefix, s3:ListBucket and "
+            "s3:ListBucketMultipartUploads on the bucket"
         )
     return RequestError(f"s3://{bucket} did not accept {error.operation_name}: {error}")
 

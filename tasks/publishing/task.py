@@ -7,7 +7,7 @@ it is published.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from prefect import get_run_logger, task
@@ -16,12 +16,12 @@ from infra.errors import Fault, RequestError
 from tasks.artifacts import StageResult
 from tasks.publishing import folder
 from tasks.publishing.card import render_card
-from tasks.publishing.destinations import check_destinations, move, publish_to, repo_id_of, seen
+from tasks.publishing.destinations import check_destinations, move, publish_to, repo_id_of, seen, sent_of
 from tasks.publishing.eval_results import eval_results
-from tasks.publishing.pointer import pointer_to
-from tasks.publishing.release import Published, Release, require_pass
+from tasks.publishing.pointer import Seen, pointer_to
+from tasks.publishing.release import Published, Release, require_pass, slug_of
 from tasks.recipe.schema import Artifact, Destination, Recipe
-from tasks.registry.records import Publication, ReleaseRecord, add_publication
+from tasks.registry.records import Publication, ReleaseRecord, add_publication, place_of_publication, publications
 from tasks.retrying import STAGE
 from tasks.runs import Run
 
@@ -31,8 +31,7 @@ FIGURES = ("steps", "tokens", "loss", "trainable_params", "seed")
 @task(name="check-destinations", **STAGE)
 def check(recipe: Recipe) -> None:
     """RequestError with everything that would keep the fleet from being published."""
-    names = [adapter.name for adapter in recipe.adapters if adapter.method != "prompt"]
-    if faults := check_destinations(recipe.publish.to, names, recipe.publish.what):
+    if faults := check_destinations(recipe.publish.to, _sends(recipe)):
         raise RequestError(faults)
 
 
@@ -53,8 +52,20 @@ def check_space(run: Run, recipe: Recipe, base: StageResult) -> None:
 def space_needed(recipe: Recipe, base_bytes: int) -> int:
     """Bytes that one place takes if all adapters pass; a whole model counts as its base, adapters are too small to."""
     whole = {"merged": base_bytes, "gguf": base_bytes * (2 if recipe.publish.gguf.type == "f32" else 1)}
-    each = sum(whole.get(one, 0) for one in recipe.publish.what)
-    return each * sum(adapter.method != "prompt" for adapter in recipe.adapters)
+    return sum(whole.get(one, 0) for what in _sends(recipe).values() for one in what)
+
+
+def _sends(recipe: Recipe) -> dict[str, tuple[Artifact, ...]]:
+    """What each adapter sends if it passes."""
+    return {one.name: sent_of(one, recipe.publish.what) for one in recipe.adapters if one.method != "prompt"}
+
+
+@task(name="read-channels", task_run_name="read channels of {name}", **STAGE)
+def read_channels(
+    name: str, places: Sequence[Destination], what: Sequence[Artifact], channel: str | None
+) -> list[Mapping[str, Seen]]:
+    """Where `channel` stands in each place, read before anything is sent; and once, however often sending is tried."""
+    return [seen(place, name, channel, what) if channel else {} for place in places]
 
 
 @task(name="publish", task_run_name="publish {record.label}", **STAGE)
@@ -64,12 +75,15 @@ def publish(
     place: Destination,
     artifacts: Mapping[Artifact, StageResult],
     channel: str | None,
+    before: Mapping[str, Seen],
 ) -> list[dict[str, Any]]:
-    """Send a release's artifacts to one place, and move the channel there last; only with a PASS, or its override."""
+    """Send a release's artifacts to one place, and move the channel there last; only with a PASS, or its override.
+
+    `before` says where the channel stood when publishing began; no `channel`: none is moved.
+    """
     store, logger = run.store, get_run_logger()
     verdict = json.loads((store.fetch(record.verdict) / "verdict.json").read_text())
     require_pass(verdict, record.adapter.digest, record.override.reason if record.override else None)
-    before = seen(place, record.name, channel, list(artifacts)) if channel else {}
     sent: dict[str, Published] = {}
     for what, artifact in artifacts.items():
         release = Release(
@@ -86,8 +100,11 @@ def publish(
         add_publication(store, record, Publication(place=place, published=sent[release.slug]))
         logger.info("%s: published as %s to %s", record.label, what, sent[release.slug].uri)
     if channel:
+        here = place_of_publication(Publication(place=place, published=next(iter(sent.values()))))
+        there = [one.published for one in publications(store, record) if place_of_publication(one) == here]
+        standing = {slug_of(one.what, one.digest): one for one in there}  # forms that were sent before stay
         pointer = pointer_to(
-            sent, name=record.name, channel=channel, number=record.number, adapter=record.adapter.digest
+            {**standing, **sent}, name=record.name, channel=channel, number=record.number, adapter=record.adapter.digest
         )
         move(place, pointer, before, {one.what: one.revision for one in sent.values()})
         logger.info("%s: channel %s stands at it", record.label, channel)
@@ -110,7 +127,7 @@ def _manifest(
         "base": {"model": record.base_model, "revision": record.base_revision, "digest": record.base.digest},
         "data": {"digest": record.data.digest, **run.store.manifest(record.data)["facts"]},
         "training": {"spec": trained["spec"], "adapter_digest": record.adapter.digest, "facts": trained["facts"]},
-        "made_by": {"stage": what, "facts": artifact.facts} if what in ("merged", "gguf") else None,
+        "made_by": None if artifact.ref == record.adapter or what == "report" else {"stage": what, **artifact.facts},
         "versions": trained["versions"],
         "git_commit": trained["git_commit"],
         "verdict": verdict,

@@ -451,7 +451,9 @@ class Destination(Frozen):
     """A place to publish to: exactly one of folder, s3, hub."""
 
     folder: str | None = Field(None, description="a local folder")
-    s3: str | None = Field(None, pattern=r"^s3://[^/]+(/.*)?$", description="s3://bucket/prefix")
+    s3: str | None = Field(
+        None, pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?$", description="s3://bucket/prefix"
+    )
     endpoint_url: str | None = Field(
         None, pattern=r"^https?://[^@?]+$", description="address of an S3-compatible server; AWS if left out"
     )
@@ -495,7 +497,9 @@ class Publish(Frozen):
         description="adapter: PEFT's files; merged: the whole model; gguf: both for llama.cpp; report: the verdict "
         "with the documents that changed",
     )
-    to: tuple[Destination, ...] = Field((), description="destinations; none means nothing is published")
+    to: tuple[Destination, ...] = Field(
+        (), description="destinations; with none, releases are numbered and stay in the store"
+    )
     merge: Merge = Merge()
     gguf: Gguf = Gguf()
     channel: Name | None = Field(
@@ -507,6 +511,8 @@ class Publish(Frozen):
     @field_validator("channel")
     @classmethod
     def _no_version(cls, channel: str | None) -> str | None:
+        if channel == "main":
+            raise ValueError("'main' is the Hub's own branch; give the channel another name, e.g. stable")
         if channel and channel[0] == "v" and channel[1:].isdigit():
             raise ValueError(f"{channel!r} is what a version is called; give a channel another name, e.g. stable")
         return channel

@@ -73,6 +73,8 @@ def _fault(model: type[BaseModel], location: Location, problems: list[Any], plac
         return Fault("is required but not given", where)
     message = " or ".join(dict.fromkeys(_in_yamls_words(problem["msg"]) for problem in problems))
     message = message.replace(" or input should be", " or")
+    if isinstance(first["input"], str) and "://" in first["input"] and "@" in first["input"]:
+        return Fault(f"{message}; what was given is not repeated here, because it may hold a password", where)
     if isinstance(first["input"], str | int | float | bool):
         return Fault(f"got {first['input']!r}: {message}", where)
     return Fault(message, where)

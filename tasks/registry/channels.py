@@ -3,8 +3,9 @@
     channels/<name>/<channel>/<sequence>.json    one file for each move; the highest number is where it stands
 
 A move is the next file, created exclusively: of two at once one is told that it lost. Nothing is overwritten, so the
-files are also the history. The channel is moved in every place where the release stands first, and in the store last:
-if that breaks off, the store still says what stood, and promoting again goes on where it stopped.
+files are also the history. All places are looked at first (sites.py), then the channel is moved in each where the
+release stands, and in the store last: if that breaks off, the store still says what stood, and promoting again goes on
+where it stopped.
 """
 
 import re
@@ -17,15 +18,13 @@ from typing import NoReturn
 from pydantic import BaseModel, ConfigDict
 
 from infra.errors import IntegrityError, RequestError, TunefleetError
-from infra.hashing import SHORT
 from infra.storage import Store
-from tasks.publishing.pointer import LostRaceError, pointer_to
-from tasks.publishing.release import MANIFEST, Published
-from tasks.recipe.schema import Artifact, Destination
-from tasks.registry.places import of_published, published_digest
-from tasks.registry.records import ReleaseRecord, current, publications, releases, whoever
+from tasks.publishing.pointer import LostRaceError
+from tasks.registry.records import ReleaseRecord, current, releases, whoever
+from tasks.registry.sites import Site, look
 
 CHANNEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+BRANCH = "main"
 NUMBERED = re.compile(r"v\d+")
 
 
@@ -48,7 +47,8 @@ class Promotion:
     move: Move
     before: int | None  # number of the release that stood before; None if none did
     moved: list[str]  # the places whose channel now leads to the release
-    left: list[str]  # those that do not hold it, and what they do hold
+    left: list[str]  # those that were not moved, and why
+    behind: list[str]  # those of them that still lead to the release that stood before, or may do so
 
 
 def history(store: Store, name: str, channel: str) -> list[Move]:
@@ -93,33 +93,48 @@ def move(store: Store, record: ReleaseRecord, channel: str, *, expected: int | N
 
 
 def promote(store: Store, record: ReleaseRecord, channel: str, *, reason: str | None = None) -> Promotion:
-    """Let `channel` lead to `record` in each place that holds all of it, then in the store.
+    """Let `channel` lead to `record` in each place that holds of it all that the channel leads to, then in the store.
 
     A place that fails does not keep the others from being moved, but the store's channel stays; the error says which
     were moved, and promoting again goes on with the rest.
     """
     _check_name(channel)
-    moves = history(store, record.name, channel)
-    before = moves[-1].number if moves else None
-    whole, left = _places(store, record, before)
+    before = current(store, record.name, channel)
+    return _promote(store, record, channel, look(store, record, channel, leaving=before), before, reason)
+
+
+def _promote(
+    store: Store, record: ReleaseRecord, channel: str, sites: Sequence[Site], before: int | None, reason: str | None
+) -> Promotion:
+    """To where the channel led in each place when it was looked at; if one was moved since, no further one is."""
     moved: list[str] = []
+    left: list[str] = []
+    behind: list[str] = []
     failed: list[TunefleetError] = []
-    for place, published in whole.items():
+    for site in sites:
+        if why := site.lacks(record, channel):
+            left.append(why)
+            if site.may_lead_to(before):
+                behind.append(site.uri)
+            continue
         try:
-            _point(place, record, channel, published)
-            moved.append(_said(place))
+            site.move(record, channel)
+            moved.append(site.uri)
+        except LostRaceError as error:  # all others go the same way: whoever was first here goes on
+            failed.append(error)
+            break
         except TunefleetError as error:
             failed.append(error)
     if failed:
         _broke_off(record, channel, moved, failed)
-    return Promotion(move(store, record, channel, expected=before, reason=reason), before, moved, left)
+    return Promotion(move(store, record, channel, expected=before, reason=reason), before, moved, left, behind)
 
 
 def rollback(store: Store, name: str, channel: str) -> Promotion:
     """Take the channel back to the release that stood before the one that stands now, as a further move.
 
     What was taken back once does not return: from 1, 2, 3, back to 2, the next step back is 1. RequestError if nothing
-    stood before.
+    stood before, or if a place does not stand where the store does: then "before" is not the same for both.
     """
     stood = _stood(history(store, name, channel))
     if len(stood) < 2:
@@ -129,18 +144,28 @@ def rollback(store: Store, name: str, channel: str) -> Promotion:
             f"there is nothing to roll back to: {channel} of {name} {now}. Its channels: {there}; to let one stand at "
             f"any release: tunefleet promote {name}@VERSION --to {channel}"
         )
-    current, previous = stood[-1], stood[-2]
+    standing, previous = stood[-1], stood[-2]
     record = next((one for one in releases(store, name) if one.number == previous), None)
     if record is None:
         raise IntegrityError(f"the record of {name}@v{previous} is gone from {store.root}; promote another release.")
-    return promote(store, record, channel, reason=f"rolled back from v{current} to v{previous}")
+    sites = look(store, record, channel, leaving=standing)
+    apart = [one for one in sites if not one.leads_only_to(standing, previous) and not one.lacks(record, channel)]
+    if apart:
+        where = "; ".join(f"in {one.uri} at {one.standing}" for one in apart)
+        raise RequestError(
+            f"{channel} of {name} stands at v{standing} in the store, but {where}: a publication or promotion broke "
+            f"off, or was made from another store. Nothing was moved. Say first what is to stand everywhere: "
+            f"tunefleet promote {name}@v{standing} --to {channel}, and then roll back; or at once "
+            f"tunefleet promote {name}@v{previous} --to {channel}"
+        )
+    return _promote(store, record, channel, sites, standing, f"rolled back from v{standing} to v{previous}")
 
 
 def _check_name(channel: str) -> None:
-    if not CHANNEL.fullmatch(channel) or NUMBERED.fullmatch(channel):
+    if not CHANNEL.fullmatch(channel) or NUMBERED.fullmatch(channel) or channel == BRANCH:
         raise RequestError(
             f"{channel!r} cannot be a channel. Allowed: up to 64 lower-case letters, digits, . _ -, but not v and a "
-            "number, which is how releases are called."
+            f"number, which is how releases are called, and not {BRANCH}, which is the Hub's branch."
         )
 
 
@@ -155,72 +180,12 @@ def _stood(moves: Sequence[Move]) -> list[int]:
     return stood
 
 
-def _places(
-    store: Store, record: ReleaseRecord, before: int | None
-) -> tuple[dict[Destination, list[Published]], list[str]]:
-    """The places that hold all of the release, and what is to be said of the others.
-
-    Others are those with a part of it, and those where the release stands that the channel leaves.
-    """
-    holds = _by_place(store, record)
-    wanted = sorted({what for found in holds.values() for what in found})
-    whole = {place: list(found.values()) for place, found in holds.items() if sorted(found) == wanted}
-    left = [
-        f"{_said(place)} holds only {', '.join(sorted(found))} of {record.label}, not {', '.join(wanted)}"
-        for place, found in holds.items()
-        if place not in whole
-    ]
-    leaving = [one for one in releases(store, record.name) if one.number == before != record.number]
-    for one in leaving:
-        for place in _by_place(store, one).keys() - holds.keys():
-            left.append(f"{_said(place)} holds {one.label}, but nothing of {record.label}: publish it there")
-    return whole, left
-
-
-def _by_place(store: Store, record: ReleaseRecord) -> dict[Destination, dict[Artifact, Published]]:
-    """What of a release stands where, by the newest note of each place."""
-    holds: dict[Destination, dict[Artifact, Published]] = {}
-    for one in publications(store, record):
-        place = one.place
-        if place.folder is not None:  # a path that was relative, was so to the folder of that day
-            place = place.model_copy(update={"folder": str(Path(one.published.uri).parents[1])})
-        holds.setdefault(place, {})[one.published.what] = one.published
-    return holds
-
-
-def _point(place: Destination, record: ReleaseRecord, channel: str, published: Sequence[Published]) -> None:
-    """Move the channel of one place, if the release still stands there."""
-    from tasks.publishing import destinations  # boto3 and huggingface_hub, which looking at a channel does not need
-
-    for one in published:
-        there = of_published(one, place.endpoint_url)
-        if published_digest(there.read(MANIFEST)) != one.digest:
-            raise IntegrityError(
-                f"{record.label} no longer stands at {there.uri} as {one.what}: publish it there again, or "
-                f"promote another release. What is wrong says: tunefleet verify {record.label}"
-            )
-    what = [one.what for one in published]
-    seen = destinations.seen(place, record.name, channel, what)
-    pointer = pointer_to(
-        {f"{one.what}-{one.digest[:SHORT]}": one for one in published},
-        name=record.name,
-        channel=channel,
-        number=record.number,
-        adapter=record.adapter.digest,
-    )
-    destinations.move(place, pointer, seen, {one.what: one.revision for one in published})
-
-
 def _broke_off(record: ReleaseRecord, channel: str, moved: Sequence[str], failed: Sequence[TunefleetError]) -> NoReturn:
     where = f"{channel} leads to {record.label} in {', '.join(moved)}" if moved else f"{channel} was moved nowhere"
     raise type(failed[0])(
         f"{'; '.join(map(str, failed))}. {where}; the store's own {channel} stays as it was. "
         f"To go on: tunefleet promote {record.label} --to {channel}"
     )
-
-
-def _said(place: Destination) -> str:
-    return place.folder or place.s3 or f"hf://{place.hub}"
 
 
 def _now() -> str:

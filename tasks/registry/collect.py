@@ -5,22 +5,27 @@
     scores, comparisons, verdicts, ... of what is reached      -> kept as evidence: small, and dear to make again
 
 What remains is garbage if it is old, and no living run made it or works on it. A run that finds an artifact makes its
-index entry young (Store.lookup), so what is used has not long been garbage. Deleting starts with what was made last:
+index entry young (Store.lookup); what was touched since the oldest living run began is in use, however long ago that
+is. A run is seen by its claims, and between two stages it holds none for a moment: then only `older_than_days` protects
+what it found, which should therefore be longer than a run takes. Deleting starts with what was made last:
 nothing that stands ever names what is gone. The index entry goes first, the manifest next, the files last, so that a
 reader finds an artifact or none. Claims stay: their numbers are what keeps a writer out that was paused for days.
 """
 
+import math
 import stat
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from infra.errors import IntegrityError, RequestError
 from infra.settings import scratch_folder
 from infra.storage import MANIFEST, Store
+from tasks.publishing.release import MANIFEST as PUBLISHED
 from tasks.registry.inventory import DIGEST, Inventory, Manifest, made_from
 
 EVIDENCE = {"scores", "comparisons", "verdicts", "judgements", "preflights", "replays"}
@@ -28,6 +33,7 @@ UNFINISHED = "unfinished"
 WORK = "work"
 INDEX = "index"
 _DAY = 24 * 3600.0  # seconds
+_SKEW = 15 * 60.0  # seconds that clocks may differ by: as many as S3 allows
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,11 @@ class Living:
     runs: frozenset[str]
     keys: frozenset[str]  # stage/key
 
+    @property
+    def since(self) -> float:
+        """When the oldest of these runs began, in seconds since 1970; infinity if there is none."""
+        return min((began for run in self.runs if (began := _began(run)) is not None), default=math.inf) - _SKEW
+
     def works_on(self, path: str) -> bool:
         """Whether a folder of work belongs to a living run or to a key that is claimed."""
         parts = path.split("/")
@@ -65,8 +76,8 @@ def find_garbage(store: Store, *, older_than_days: float = 1.0, keep_runs: int |
     """
     if not older_than_days >= 0 or (keep_runs is not None and keep_runs < 0):
         raise RequestError(f"got {older_than_days:g} days and {keep_runs} runs; allowed are 0 and more.")
-    before = time.time() - older_than_days * _DAY
     living = who_lives(store)
+    before = min(time.time() - older_than_days * _DAY, living.since)
     inventory = Inventory(store)
     entries = _index(store)
     kept = _kept(inventory, roots(store, inventory, keep_runs))
@@ -122,6 +133,14 @@ def who_lives(store: Store) -> Living:
     return Living(frozenset(held.values()), frozenset(held))
 
 
+def _began(run: str) -> float | None:
+    """A run's id starts with its time; None for an id that is no run's."""
+    try:
+        return datetime.strptime(run[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return None
+
+
 def roots(store: Store, inventory: Inventory, keep_runs: int | None) -> set[str]:
     """Digests that releases, publications and finished runs name, by digest or by folder."""
     named: set[str] = set()
@@ -162,8 +181,10 @@ def _kept(inventory: Inventory, starts: set[str]) -> set[str]:
 def _unreferenced(
     store: Store, place: str, manifest: Manifest | None, entries: tuple[str, ...], living: Living, before: float
 ) -> Garbage | None:
-    """Unless it is young, or somebody living made it or works on it."""
+    """Unless it is young, or somebody living made it or works on it, or it is a release that was published here."""
     if manifest is None:
+        if PUBLISHED in store.list_names(place):  # of an adapter that is called like a kind
+            return None
         # While anybody is at work, files without a manifest may be on their way in.
         times = [_time(info) for info in _files(store, place)]
         if living.keys or not times or max(times) > before:
@@ -187,6 +208,8 @@ def _left_work(store: Store, living: Living, before: float) -> Iterator[Garbage]
     shared = ("cells", "checkpoints")
     for one in sorted([*(path for path in work.glob("*") if path.name not in shared),
                        *(path for name in shared for path in work.glob(f"{name}/*"))]):  # fmt: skip
+        if one.name == "channels" or (one / PUBLISHED).exists():  # of a release of that name, published to this folder
+            continue
         path = one.relative_to(store.root).as_posix()
         with suppress(FileNotFoundError):  # gone meanwhile: whoever worked there is alive
             states = [file.lstat() for file in (one, *one.rglob("*"))]
@@ -201,6 +224,8 @@ def _index(store: Store) -> dict[str, list[str]]:
     found: dict[str, list[str]] = defaultdict(list)
     for stage in store.list_names("index"):
         for file in _json_in(store, f"index/{stage}"):
+            if not DIGEST.fullmatch(file.removesuffix(".json")):
+                continue
             entry = f"index/{stage}/{file}"
             found[_leads_to(store, entry)].append(entry)
     return found

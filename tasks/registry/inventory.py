@@ -1,7 +1,8 @@
 """What artifacts a store holds, found by their digests: manifests name what they were made from by digest alone.
 
 Folders are listed once and manifests read when asked. Of one digest there may be several folders: two adapters with the
-same rows have one data set under two names.
+same rows have one data set under two names. Whatever else lies under the root is not an artifact: a store may share its
+folder or prefix with published releases and with other people's files.
 """
 
 import re
@@ -12,7 +13,10 @@ from typing import Any
 from infra.hashing import SHORT
 from infra.storage import MANIFEST, ArtifactRef, Store, is_whole
 
-NOT_ARTIFACTS = {"index", "claims", "runs", "work", "releases", "channels"}  # the store's own folders
+KINDS = {  # all that any stage makes; a test compares it with the stages
+    *("bases", "datasets", "preflights", "prompts", "adapters", "models", "merged", "ggufs"),
+    *("scores", "comparisons", "verdicts", "judgements", "replays"),
+}
 FROM_OUTSIDE = {"file", "hub", "suites"}  # roles of upstream digests that never were artifacts
 FOLDER = re.compile(rf".*-(?P<short>[0-9a-f]{{{SHORT}}})")
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -23,6 +27,11 @@ Manifest = dict[str, Any]
 def place_of(ref: ArtifactRef) -> str:
     """Where an artifact lies under the root, also of a store that was moved since `ref` was written."""
     return f"{ref.kind}/{ref.name}-{ref.digest[:SHORT]}"
+
+
+def rebased(store: Store, ref: ArtifactRef) -> ArtifactRef:
+    """`ref` as `store` has it now: the store may have been moved since, or be opened under another path."""
+    return ref.model_copy(update={"uri": f"{store.root}/{place_of(ref)}"})
 
 
 def made_from(manifest: Manifest) -> dict[str, str]:
@@ -40,8 +49,8 @@ class Inventory:
         self.store = store
         self._places: dict[str, list[str]] = defaultdict(list)
         self._read: dict[str, Manifest | None] = {}
-        for kind in store.list_names(""):
-            for folder in store.list_names(kind) if kind not in NOT_ARTIFACTS else ():
+        for kind in sorted(KINDS):
+            for folder in store.list_names(kind):
                 if found := FOLDER.fullmatch(folder):
                     self._places[found["short"]].append(f"{kind}/{folder}")
 

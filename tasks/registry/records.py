@@ -22,6 +22,7 @@ from infra.hashing import SHORT, digest_json
 from infra.storage import ArtifactRef, Store
 from tasks.publishing.release import Published
 from tasks.recipe.schema import Destination
+from tasks.registry.inventory import rebased
 
 VERSIONED = re.compile(r"^(?P<name>[a-z0-9][a-z0-9._-]*)(?:@(?P<version>[\w.-]+))?$")
 
@@ -89,8 +90,14 @@ def register(store: Store, **facts: Any) -> ReleaseRecord:
                 return one
         number = max((one.number for one in standing), default=0) + 1
         record = wanted.model_copy(update={"number": number})
-        if store.create_json(f"releases/{record.name}/{number}/release.json", record.model_dump(mode="json")):
+        path = f"releases/{record.name}/{number}/release.json"
+        if store.create_json(path, record.model_dump(mode="json")):
             return record
+        if store.read_json(path) is None:  # there, and not of somebody who was faster
+            raise IntegrityError(
+                f"{store.root}/{path} is damaged, and what {record.label} is cannot be known. Put it back from a copy; "
+                f"if there is none, delete the folder {store.root}/releases/{record.name}/{number}."
+            )
 
 
 def _reason(record: ReleaseRecord) -> str | None:
@@ -98,21 +105,38 @@ def _reason(record: ReleaseRecord) -> str | None:
 
 
 def releases(store: Store, name: str | None = None) -> list[ReleaseRecord]:
-    """Of one name or of all, by name and number."""
+    """Of one name or of all, by name and number; their artifacts as this store has them, wherever it was before."""
     names = [name] if name else store.list_names("releases")
     found = []
     for one in names:
         for number in sorted(int(entry) for entry in store.list_names(f"releases/{one}") if entry.isdigit()):
             content = store.read_json(f"releases/{one}/{number}/release.json")
             if content is not None:
-                found.append(ReleaseRecord.model_validate(content))
+                record = ReleaseRecord.model_validate(content)
+                refs = ("adapter", "base", "data", "verdict")
+                found.append(record.model_copy(update={ref: rebased(store, getattr(record, ref)) for ref in refs}))
     return found
+
+
+def place_of_publication(publication: Publication) -> Destination:
+    """Where it went, in one wording: two recipes may write the same place with a slash more, or a relative path."""
+    place = publication.place
+    if place.folder is not None:  # a path that was relative, was so to the folder of that day
+        return Destination(folder=str(Path(publication.published.uri).parents[1]))
+    if place.s3 is not None:
+        bucket, _, prefix = place.s3.removeprefix("s3://").partition("/")
+        endpoint_url = place.endpoint_url.rstrip("/") if place.endpoint_url else None
+        return Destination(s3=f"s3://{bucket}/{prefix.strip('/')}".rstrip("/"), endpoint_url=endpoint_url)
+    return Destination(hub=place.hub)  # private or not, it is the same repository
 
 
 def add_publication(store: Store, record: ReleaseRecord, publication: Publication) -> None:
     """Note that files of `record` stand there now."""
     published = publication.published
-    name = digest_json({"uri": published.uri, "digest": published.digest})[:SHORT]
+    where = {"uri": published.uri, "digest": published.digest}
+    if server := place_of_publication(publication).endpoint_url:  # buckets of two servers may have one name
+        where["endpoint_url"] = server
+    name = digest_json(where)[:SHORT]
     content = {**publication.model_dump(mode="json"), "at": datetime.now(UTC).isoformat(timespec="microseconds")}
     store.write_json(f"releases/{record.name}/{record.number}/published/{name}.json", content)
 

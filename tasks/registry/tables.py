@@ -4,17 +4,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as as_text
 from rich.table import Table
 from rich.tree import Tree
 
 from infra.hashing import SHORT
+from tasks.publishing.markdown import printable
 from tasks.registry.collect import Garbage
 from tasks.registry.verify import Finding
 from tasks.reporting.figures import VERDICT_COLOURS, change, interval, is_fraction
 
 Facts = Mapping[str, Any]
 _UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def escape(value: str) -> str:
+    """Neither markup nor anything that a terminal would act on: manifests may be a stranger's."""
+    return as_text(printable(value))
 
 
 def print_releases(rows: Sequence[Facts], console: Console) -> None:

@@ -14,6 +14,7 @@ from infra.errors import IntegrityError, RequestError, TransientError
 from infra.hashing import SHORT, digest_tree
 from infra.storage import MANIFEST as STORE_MANIFEST
 from infra.storage import Store, is_whole
+from tasks.publishing.markdown import printable
 from tasks.publishing.pointer import parse
 from tasks.publishing.release import CARD, MANIFEST, released_files
 from tasks.registry.inventory import Inventory
@@ -155,15 +156,17 @@ def check_artifact(place: Place) -> Finding:
 def _compared(place: Place, files: Mapping[str, str], own: str, problems: list[str]) -> Finding:
     right = 0
     for path, wanted in sorted(files.items()):
-        found = place.sha256(path)
-        if found is None:
+        if "\0" in path or {"", ".", ".."} & {*path.split("/")}:
+            problems.append(f"{own} lists {path!r}, which is no path inside of it; it was not read")
+        elif (found := place.sha256(path)) is None:
             problems.append(f"{path} is missing")
         elif found != wanted:
             problems.append(f"{path} has digest {found[:SHORT]}, not {wanted[:SHORT]}")
         else:
             right += 1
     others = sorted(place.paths() - files.keys() - {own})
-    return Finding(place.uri, right, problems, [f"{path} stands there too, and is not part of it" for path in others])
+    notes = [f"{path} stands there too, and is not part of it" for path in others]
+    return Finding(place.uri, right, [printable(one) for one in problems], [printable(one) for one in notes])
 
 
 def require_whole(findings: list[Finding]) -> None:

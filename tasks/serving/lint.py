@@ -5,8 +5,6 @@ tensors), vllm/config/lora.py (ranks), and model_executor/models (which architec
 adapter_config.json and the header of the safetensors file, and loads no weights.
 """
 
-import json
-import struct
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,12 +94,12 @@ def max_lora_rank(ranks: Iterable[int]) -> int:
     return next(allowed for allowed in MAX_LORA_RANKS if allowed >= highest)
 
 
-def read_header(file: Path) -> dict[str, list[int]]:
-    """{tensor: shape} of a safetensors file, from its header alone: 8 bytes of length, then JSON."""
-    with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        header = json.loads(stream.read(length))
-    return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """{tensor: shape} of an adapter, from its header alone; IntegrityError if the file is cut or says nonsense."""
+    from tasks.merging.weights import Weights  # imports torch
+
+    weights = Weights(folder, "adapter_model")
+    return {name: weights.entry(name).shape for name in weights.names}
 
 
 def _of_tensors(config: Mapping[str, Any], tensors: Shapes, architecture: str, vocabulary: int | None) -> list[str]:

@@ -12,6 +12,7 @@ from threading import Event, Thread
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from peft import PeftModel
 from transformers import AutoTokenizer, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
@@ -59,7 +60,7 @@ class Speakers:
     def stream(self, name: str, messages: Messages) -> Generator[str, None, None]:
         """The answer of `name` to the last message, in pieces. Closing the iterator stops the model after its token.
 
-        RequestError if the conversation leaves no room for an answer.
+        RequestError if the conversation leaves no room for an answer, or the chat template refuses it.
         """
         model, worn = self._as(name)
         prompt = self._prompt(name, messages)
@@ -80,6 +81,7 @@ class Speakers:
                     attention_mask=torch.ones_like(ids),
                     do_sample=False,
                     max_new_tokens=self._max_new_tokens,
+                    eos_token_id=self._ends(model),
                     streamer=streamer,
                     stopping_criteria=StoppingCriteriaList([_Stopped(stopped)]),
                 )
@@ -107,9 +109,21 @@ class Speakers:
             return self._model, nullcontext()
         return self._model, self._model.disable_adapter() if self._inside else nullcontext()
 
+    def _ends(self, model: Any) -> list[int] | None:
+        """What ends an answer: the token that training taught, and those that the model itself names, as judged."""
+        named = model.generation_config.eos_token_id
+        ends = [self._tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])]
+        return [end for end in dict.fromkeys(ends) if end is not None] or None
+
     def _prompt(self, name: str, messages: Messages) -> str:
         plain = name in self._plain or not self._tokenizer.chat_template
-        return render_prompt(self._tokenizer, messages[-1]["content"] if plain else messages)
+        try:
+            return render_prompt(self._tokenizer, messages[-1]["content"] if plain else messages)
+        except TemplateError as error:  # as a rule its own raise_exception: some allow no system message
+            raise RequestError(
+                f"the base's chat template refuses this conversation: {error}; say it otherwise: /system TEXT is what "
+                "they are told before, /reset forgets what was said."
+            ) from error
 
 
 class _Stopped(StoppingCriteria):

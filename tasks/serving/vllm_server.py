@@ -17,10 +17,10 @@ from infra.storage import Store
 from tasks.ingestion.chat_template import CHAT_TEMPLATE, with_fixed_date
 from tasks.registry.inventory import place_of
 from tasks.registry.judged import Judged
-from tasks.serving.lint import highest_rank, lint, max_lora_rank, read_header, remarks
+from tasks.serving.lint import highest_rank, lint, max_lora_rank, read_shapes, remarks
 from tasks.serving.naming import names_of, refuse_several_bases
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
 LORA_MODULES, START = "lora_modules.json", "serve.sh"
 Module = dict[str, str]
 
@@ -51,11 +51,13 @@ def server(store: Store, members: Sequence[Judged], *, port: int, output: Path |
     `output` is the folder that `files` are going to lie in; it is needed where one of them is named in the command.
     """
     refuse_several_bases(members)
-    named = names_of(members)
+    # vLLM looks for the base's name first: an adapter of the same name would never be asked.
+    alone = all(one.method == "full" for one in members)
+    named = names_of(members, () if alone else (members[0].base.name,))
     whole = {name: one for name, one in named.items() if one.method == "full"}
     if whole and len(named) > 1:
-        alone = "is a whole model, and is served alone: tunefleet vllm"
-        raise RequestError([Fault(f"{one.label} {alone} {name}") for name, one in whole.items()])
+        hint = "is a whole model, and is served alone: tunefleet vllm"
+        raise RequestError([Fault(f"{one.label} {hint} {name}") for name, one in whole.items()])
     notes = [f"{one.label}: {one.says}" for one in members if not one.passed]
     if whole:
         ((name, model),) = whole.items()
@@ -69,7 +71,7 @@ def server(store: Store, members: Sequence[Judged], *, port: int, output: Path |
     for name, one in named.items():
         folder = store.fetch(one.adapter)
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        said = lint(config, read_header(folder / WEIGHTS), architecture, vocabulary)
+        said = lint(config, read_shapes(folder), architecture, vocabulary)
         faults += [Fault(text, one.label) for text in said]
         notes += [f"{one.label}: {text}" for text in remarks(config, architecture)]
         ranks.append(highest_rank(config))
@@ -99,10 +101,20 @@ def server(store: Store, members: Sequence[Judged], *, port: int, output: Path |
 
 
 def write(plan: Server, output: Path) -> list[str]:
-    """Leave the files and the command in `output`; the paths that were written."""
+    """Leave the files and the command in `output`; the paths that were written.
+
+    RequestError for a file that is there with another content: it may be somebody's, or serve others.
+    """
     contents = {**plan.files, START: f"#!/bin/sh\nexec {plan.command}\n"}
     try:
         output.mkdir(parents=True, exist_ok=True)
+        theirs = [
+            Fault(f"{file} exists already and says something else; give another --output, or remove it first.")
+            for name, content in contents.items()
+            if (file := output / name).exists() and file.read_bytes() != content.encode("utf-8")
+        ]
+        if theirs:
+            raise RequestError(theirs)
         for name, content in contents.items():
             (output / name).write_text(content, encoding="utf-8")
         (output / START).chmod(0o755)

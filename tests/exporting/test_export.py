@@ -1,5 +1,6 @@
 """The way through a process of its own: as a stage of a run, and as the verb `tunefleet export`."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from prefect.logging import disable_run_logger
 from transformers import AutoModelForCausalLM
 
 from flows.commands.exporting import export
-from infra.errors import RequestError
+from infra.errors import RequestError, StageError
 from tasks.artifacts import StageResult
 from tasks.caching import Work
 from tasks.exporting.task import export_gguf
@@ -97,13 +98,37 @@ def test_the_verb_says_all_that_is_wrong(model: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError) as refused:
         export(tmp_path, to=tmp_path / "there.gguf")
     said = [str(fault) for fault in refused.value.faults]
-    assert len(said) == 2 and "no folder with a config.json" in said[0] and "exists already" in said[1]
+    assert len(said) == 2, said
+    assert "no folder with a config.json" in said[0] and "exists already" in said[1]
     save_adapter(model, tmp_path / "adapter")
     with pytest.raises(RequestError, match="is an adapter: --base must be the folder of its model"):
         export(tmp_path / "adapter", to=tmp_path / "new.gguf")
+    with pytest.raises(RequestError, match="adapters are f16 here; leave out --type q8_0"):
+        export(tmp_path / "adapter", to=tmp_path / "new.gguf", base=model, type="q8_0")
     with pytest.raises(RequestError, match="--base is for those"):
         export(model, to=tmp_path / "new.gguf", base=model)
     save_adapter(model, tmp_path / "dora", use_dora=True)
     with pytest.raises(RequestError, match="use_dora"):
         export(tmp_path / "dora", to=tmp_path / "new.gguf", base=model)
     assert (tmp_path / "there.gguf").read_bytes() == b"mine" and not (tmp_path / "new.gguf").exists()
+
+
+def test_the_verb_says_that_there_are_no_safetensors(model: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "config.json").write_bytes((model / "config.json").read_bytes())
+    (empty / "pytorch_model.bin").write_bytes(b"weights")
+    with pytest.raises(RequestError, match=r"empty holds no \*\.safetensors"):
+        export(empty, to=tmp_path / "new.gguf")
+    save_adapter(model, tmp_path / "adapter")
+    with pytest.raises(RequestError, match=r"empty holds no \*\.safetensors"):
+        export(tmp_path / "adapter", to=tmp_path / "new.gguf", base=empty)
+
+
+def test_the_verb_names_no_folder_that_is_gone(model: Path, tmp_path: Path) -> None:
+    cut = shutil.copytree(model, tmp_path / "cut")
+    (cut / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes()[:-9])
+    with pytest.raises(StageError, match="cut short") as failed:
+        export(cut, to=tmp_path / "new.gguf")
+    assert "by hand" not in str(failed.value) and "job.json" not in str(failed.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["cut"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from infra.errors import RequestError
@@ -39,11 +39,51 @@ def test_the_file_holds_the_pairs(base: Path, tmp_path: Path) -> None:
     assert said["general.architecture"] == "llama" and facts["tensors"] == len(reader.tensors) == len(source) == 8
     tensors = {one.name: one.data for one in reader.tensors}
     name = "base_model.model.model.layers.1.self_attn"
-    b = source[f"{name}.v_proj.lora_B.weight"].half().numpy()  # scaled by 8 / 2 there and here
-    assert b.shape == (32, 2) and (tensors["blk.1.attn_v.weight.lora_b"] == b).all()
+    b = source[f"{name}.v_proj.lora_B.weight"].numpy()  # scaled by 8 / 2 there and here
+    assert b.shape == (32, 2)
+    is_times_a_power_of_two(tensors["blk.1.attn_v.weight.lora_b"], b)
     rows = [half * 8 + pair + 16 * head for head in range(4) for pair in range(8) for half in range(2)]
-    q = source[f"{name}.q_proj.lora_B.weight"].half().numpy()
-    assert (tensors["blk.1.attn_q.weight.lora_b"] == q[rows]).all() and not np.array_equal(q, q[rows])
+    q = source[f"{name}.q_proj.lora_B.weight"].numpy()
+    is_times_a_power_of_two(tensors["blk.1.attn_q.weight.lora_b"], q[rows])
+    assert not np.array_equal(q, q[rows])
+
+
+def is_times_a_power_of_two(stored: np.ndarray, values: np.ndarray) -> None:
+    shift = round(float(np.log2(np.abs(stored).max() / np.abs(values).max())))
+    assert stored.dtype == np.float16 and (stored == (values * 2.0**shift).astype(np.float16)).all()
+
+
+@pytest.mark.parametrize("size", [2e-8, 1e-4, 1.0, 3e5])
+def test_b_of_any_size_does_in_the_file_what_it_does_in_peft(base: Path, tmp_path: Path, size: float) -> None:
+    adapter = save_adapter(base, tmp_path / "adapter")
+    source = load_file(adapter / "adapter_model.safetensors")
+    source = {name: size * values if "lora_B" in name else values for name, values in source.items()}
+    save_file(source, adapter / "adapter_model.safetensors")
+    write_adapter(adapter, base, tmp_path / "adapter.gguf")
+    tensors = {one.name: one.data.astype(np.float64) for one in gguf.GGUFReader(tmp_path / "adapter.gguf").tensors}
+    name = "base_model.model.model.layers.0.self_attn.v_proj"
+    wanted = (source[f"{name}.lora_B.weight"].double() @ source[f"{name}.lora_A.weight"].double()).numpy()
+    made = tensors["blk.0.attn_v.weight.lora_b"] @ tensors["blk.0.attn_v.weight.lora_a"]
+    assert np.linalg.norm(made - wanted) < 0.005 * np.linalg.norm(wanted)
+
+
+@pytest.mark.parametrize("size", [1e-16, 1e15, float("nan")])
+def test_what_f16_cannot_hold_however_it_is_balanced_is_refused(base: Path, tmp_path: Path, size: float) -> None:
+    adapter = save_adapter(base, tmp_path / "adapter")
+    source = load_file(adapter / "adapter_model.safetensors")
+    source = {name: size * values if "lora_B" in name else values for name, values in source.items()}
+    save_file(source, adapter / "adapter_model.safetensors")
+    with pytest.raises(RequestError, match=r"which f16 cannot hold.*merge the adapter") as refused:
+        write_adapter(adapter, base, tmp_path / "adapter.gguf")
+    assert "bf16" not in str(refused.value) and not (tmp_path / "adapter.gguf").exists()
+
+
+def test_an_alpha_of_zero_is_not_read_as_unscaled(base: Path, tmp_path: Path) -> None:
+    adapter = save_adapter(base, tmp_path / "adapter", lora_alpha=0)
+    write_adapter(adapter, base, tmp_path / "adapter.gguf")
+    reader = gguf.GGUFReader(tmp_path / "adapter.gguf")
+    assert reader.fields["adapter.lora.alpha"].contents() == 1
+    assert all((one.data == 0).all() for one in reader.tensors if one.name.endswith("lora_b"))
 
 
 @pytest.mark.parametrize(

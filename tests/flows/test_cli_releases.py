@@ -9,6 +9,7 @@ import pytest
 
 from infra.storage import Store
 from tasks.recipe.schema import Destination
+from tasks.registry.records import find
 from tests.flows.test_cli import tunefleet
 from tests.registry.fleet import make_member, publish, record_of, write_summary
 
@@ -54,6 +55,18 @@ def test_promote_and_roll_back(store: Store, tmp_path: Path) -> None:
     assert nothing.returncode == 2 and "there is nothing to roll back to" in nothing.stderr
     listed = json.loads(tunefleet("list", "--json", "--store", store.root, cwd=tmp_path).stdout)
     assert [one["channels"] for one in listed] == [["stable"], []]
+
+
+def test_a_rollback_that_left_a_place_behind_exits_with_1(store: Store, tmp_path: Path) -> None:
+    member = make_member(store, "mirror", seed=2)
+    publish(store, find(store, "mirror@v2"), member, Destination(folder=str(tmp_path / "new")))
+    for version in (1, 2):
+        done = tunefleet("promote", f"mirror@v{version}", "--store", store.root, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    back = tunefleet("rollback", "mirror", "--json", "--store", store.root, cwd=tmp_path)
+    assert back.returncode == 1 and f"error: stable of mirror was not taken back in {tmp_path / 'new'}" in back.stderr
+    answer = json.loads(back.stdout)
+    assert (answer["moved"], answer["behind"]) == ([str(tmp_path / "out")], [str(tmp_path / "new")])
 
 
 def test_show(store: Store, tmp_path: Path) -> None:

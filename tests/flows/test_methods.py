@@ -112,7 +112,7 @@ def test_a_fully_fine_tuned_model_is_published_as_it_is(mixed: FinishedRun) -> N
     ).read_bytes()
     card = (folder / "README.md").read_text()
     assert "fully fine-tuned model" in card and "LoRA" not in card and "peft" not in card
-    assert json.loads((folder / "tunefleet.json").read_text())["merge"] is None
+    assert json.loads((folder / "tunefleet.json").read_text())["made_by"] is None
     tokenizer, model = (kind.from_pretrained(folder) for kind in (AutoTokenizer, AutoModelForCausalLM))
     ids = tokenizer("<|im_start|>user\nQuestion 99?<|im_end|>\n<|im_start|>assistant\n", return_tensors="pt").input_ids
     answer = model.generate(ids, max_new_tokens=4, do_sample=False)[0, ids.shape[1] :]

@@ -5,12 +5,17 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from prefect.logging import disable_run_logger
 from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_LOCAL_STORAGE_PATH
 
 from infra.errors import GateNotPassed, RequestError
 from infra.storage import Store
+from tasks.artifacts import StageResult
+from tasks.publishing.pointer import LostRaceError
 from tasks.recipe.schema import Destination
+from tasks.registry import channels
 from tasks.registry.records import current, find, publications, releases
+from tasks.runs import Run
 from tests.flows.conftest import FinishedRun
 from tests.publishing.hub_server import TOKEN, USER, HubServer
 from tests.publishing.s3_server import BUCKET, S3Server
@@ -75,6 +80,64 @@ def test_what_did_not_pass_leaves_only_with_a_reason(finished_run: FinishedRun, 
     assert "the \\*customer\\* wants to see it" in (folder / "README.md").read_text()
 
 
+def test_another_form_joins_the_channel_and_the_first_stays(finished_run: FinishedRun, tmp_path: Path) -> None:
+    places = [Destination(folder=str(tmp_path / "there"))]
+    publish(finished_run, to=places, what=("adapter",))
+    publish(finished_run, to=places, what=("report",))
+    assert of_folder(tmp_path / "there", "learns").keys() == {"adapter", "report"}
+
+
+def test_a_publisher_that_is_tried_again_does_not_win_a_race_that_it_lost(
+    finished_run: FinishedRun, tmp_path: Path
+) -> None:
+    from tasks.publishing.task import publish as send
+    from tasks.publishing.task import read_channels
+
+    place = Destination(folder=str(tmp_path / "there"))
+    run = Run("by hand", str(finished_run.store))
+    record = find(run.store, "learns@v1")
+    artifact = StageResult(ref=record.adapter, facts=run.store.manifest(record.adapter)["facts"], cached=True)
+    (before,) = read_channels.fn("learns", [place], ["adapter"], "stable")
+    other = record.model_copy(update={"number": 2})
+    with disable_run_logger():
+        send.fn(run, other, place, {"adapter": artifact}, "stable", before)
+    for _ in range(2):
+        with disable_run_logger(), pytest.raises(LostRaceError, match="tunefleet promote learns@v1"):
+            send.fn(run, record, place, {"adapter": artifact}, "stable", before)
+
+
+def test_running_again_does_not_undo_a_rollback(finished_run: FinishedRun, tmp_path: Path) -> None:
+    store, place = Store(str(finished_run.store)), Destination(folder=str(tmp_path / "there"))
+    publish(finished_run, ("idles",), to=[place], override="first", channel="undone")
+    publish(
+        finished_run, ("idles",), to=[Destination(folder=str(tmp_path / "new"))], override="other", channel="undone"
+    )
+    newer = current(store, "idles", "undone")
+    channels.rollback(store, "idles", "undone")
+    standing = current(store, "idles", "undone")
+    assert standing != newer
+    publish(
+        finished_run, ("idles",), to=[Destination(folder=str(tmp_path / "new"))], override="other", channel="undone"
+    )
+    assert current(store, "idles", "undone") == standing
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"override": "  "}, "reason to release without a PASS is empty"),
+        ({"channel": "v3"}, "channel: .*'v3' is what a version is called"),
+        ({"channel": "Big"}, "channel: String should match"),
+    ],
+)
+def test_a_request_that_cannot_be_is_refused(
+    finished_run: FinishedRun, tmp_path: Path, options: dict, said: str
+) -> None:
+    with pytest.raises(RequestError, match=said):
+        publish(finished_run, ("idles",), to=[Destination(folder=str(tmp_path / "there"))], **options)
+    assert not (tmp_path / "there").exists()
+
+
 def test_wrong_requests_name_what_there_is(finished_run: FinishedRun, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="no judged adapter 'nobody'; it has learns, idles"):
         publish(finished_run, ("nobody",), to=[Destination(folder=str(tmp_path))])
@@ -96,7 +159,7 @@ def test_no_secret_is_left_anywhere(
         Destination(folder=str(tmp_path / "there")),
     ]
     answer = publish(finished_run, to=places)
-    assert [one["to"] for one in answer["adapters"][0]["published"]] == ["s3", "hub", "folder"], answer
+    assert {one["to"] for one in answer["adapters"][0]["published"]} == {"s3", "hub", "folder"}, answer
     secrets = [TOKEN.encode(), s3.secret_key.encode()]
     said = "".join(capfd.readouterr()).encode()
     database = Path(PREFECT_API_DATABASE_CONNECTION_URL.value().partition("///")[2])

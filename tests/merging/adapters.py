@@ -16,6 +16,8 @@ from transformers import (
     MixtralForCausalLM,
 )
 
+from tasks.merging.weights import Weights
+
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 IDS = torch.tensor([[1, 5, 9, 33, 60, 2]])
 
@@ -94,6 +96,12 @@ def by_peft(base: Path, adapter: Path, dtype: str) -> dict[str, torch.Tensor]:
     """{tensor: value} of PEFT's merge in float32, rounded to `dtype` at the end."""
     merged = unmerged(base, adapter).merge_and_unload()
     return {name: value.to(DTYPES[dtype]) for name, value in merged.state_dict().items()}
+
+
+def changed_tensors(base: Path, output: Path) -> set[str]:
+    """Names of the tensors that have other bytes in `output`."""
+    old, new = Weights(base), Weights(output)
+    return {name for name in old.names if not torch.equal(old.read_bytes(name), new.read_bytes(name))}
 
 
 def loaded(folder: Path, dtype: str) -> Any:

@@ -1,15 +1,24 @@
 """`tunefleet merge`: adapters that somebody combines by hand, from the command's words to the files it leaves."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cyclopts
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file
 
 from flows.commands.merging import merge
 from infra.errors import RequestError, StageError
+from tasks.merging import by_hand
+from tasks.merging.by_hand import merge_by_hand
+from tasks.merging.deltas import Delta, read_deltas
+from tasks.merging.weights import Weights
+from tests.merging.adapters import save_adapter as save_random_adapter
+from tests.merging.adapters import save_llama
 from tests.merging.parts import save_adapter
 from tests.tiny import save_tiny_base
 
@@ -74,6 +83,61 @@ def test_one_adapter_with_a_weight_and_as_json(
     assert json.loads(capsys.readouterr().out)["adapters"][0]["weight"] == 0.5
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("by", "count"), [("linear", 1), ("linear", 2), ("ties", 2), ("dare", 2)])
+def test_a_merge_by_hand_is_held_against_what_peft_makes_of_the_adapters(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: Any, count: int
+) -> None:
+    adapters = [folder / "one", folder / "two"][:count]
+    options: Any = {"by": by, "weights": [0.9] * count, "density": 0.5, "seed": 3}
+    merge_by_hand(folder / "base", adapters, tmp_path / "right", **options)
+    monkeypatch.setattr(by_hand, "read_deltas", read_half)
+    with pytest.raises(StageError, match="is not what PEFT's own merge of these adapters gives"):
+        merge_by_hand(folder / "base", adapters, tmp_path / "wrong", **options)
+
+
+@pytest.mark.slow
+def test_dora_embeddings_and_whole_modules_are_held_against_peft(tmp_path: Path) -> None:
+    base = save_llama(tmp_path / "base", dtype="BF16")
+    lora: Any = {"r": 3, "target_modules": ["q_proj", "embed_tokens"], "modules_to_save": ["norm"], "use_dora": True}
+    for seed, name in enumerate(("one", "two")):
+        save_random_adapter(base, tmp_path / name, LoraConfig(**lora), seed=seed)
+    for by, names in (("linear", ["one"]), ("ties", ["one", "two"])):
+        adapters = [tmp_path / name for name in names]
+        options: Any = {"by": by, "weights": [1.0] * len(names), "density": 0.5, "seed": 0}
+        merge_by_hand(base, adapters, tmp_path / by, **options)
+
+
+@pytest.mark.slow
+def test_one_whole_adapter_is_asked_the_same_as_its_merge(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no tensor was computed again, the answers still tell."""
+    monkeypatch.setattr(by_hand, "check_against_peft", lambda *given: None)
+    monkeypatch.setattr(by_hand, "read_deltas", read_half)
+    options: Any = {"by": "linear", "weights": [1], "density": 0.5, "seed": 0}
+    with pytest.raises(StageError, match=r"part of the adapter was lost|does not answer like base"):
+        merge_by_hand(folder / "base", [folder / "one"], tmp_path / "half", **options)
+
+
+def read_half(adapter: Path, weights: Weights) -> dict[str, Delta]:
+    return {name: replace(one, scale=one.scale / 2) for name, one in read_deltas(adapter, weights).items()}  # type: ignore
+
+
+@pytest.mark.slow
+def test_weights_may_stand_one_after_the_other(folder: Path, tmp_path: Path) -> None:
+    words = ("--weights", "0.7", "-0.3", "--by", "dare", "--output", tmp_path / "both")
+    assert tunefleet_merge(folder / "one", folder / "two", *words) == 0
+    note = json.loads((tmp_path / "both" / "merge.json").read_text())
+    assert [one["weight"] for one in note["adapters"]] == [0.7, -0.3] and note["seed"] == 0
+
+
+def test_a_seed_without_chance_is_refused(folder: Path, tmp_path: Path) -> None:
+    for by in ("linear", "ties"):
+        with pytest.raises(RequestError, match=f"--seed: given with {by}"):
+            tunefleet_merge(folder / "one", folder / "two", "--by", by, "--seed", "0", "--output", tmp_path / "new")
+
+
 def test_everything_wrong_with_the_words_is_said_at_once(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "there").mkdir()
@@ -91,6 +155,7 @@ def test_everything_wrong_with_the_words_is_said_at_once(folder: Path, tmp_path:
         "other than 0",
         "--density: given with linear",
         "--density: got 1.5",
+        "--seed: given with linear",
         "--seed: got -1",
     ):
         assert part in said, said
@@ -107,6 +172,20 @@ def test_adapters_of_two_bases_need_a_word_about_it(folder: Path, tmp_path: Path
     with pytest.raises(RequestError, match=r"--base: the adapters name .*'org/other', which is not one local folder"):
         tunefleet_merge(folder / "one", other, "--output", tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+def test_adapters_of_two_bases_are_told_and_noted(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = save_adapter(folder / "base", tmp_path / "other")
+    config = json.loads((other / "adapter_config.json").read_text())
+    (other / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "org/other"}))
+    words = ("--base", folder / "base", "--output", tmp_path / "both", "--json")
+    assert tunefleet_merge(folder / "one", other, *words) == 0
+    captured = capsys.readouterr()
+    assert f"name different bases: {folder / 'base'}, org/other; merged into {folder / 'base'}" in captured.err
+    assert [one["trained_on"] for one in json.loads(captured.out)["adapters"]] == [str(folder / "base"), "org/other"]
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from tasks.merging.weights import Weights
 from tests.merging.adapters import (
     IDS,
     by_peft,
+    changed_tensors,
     loaded,
     save_adapter,
     save_gpt2,
@@ -52,13 +53,13 @@ def change(adapter: Path, **tensors: torch.Tensor | None) -> None:
 
 def merged_as_peft_does(base: Path, adapter: Path, output: Path) -> set[str]:
     """Merge, hold every tensor and the logits against PEFT's; returns the names that were changed."""
-    said = write_merged(base, read_deltas(adapter, Weights(base)), output)
+    write_merged(base, read_deltas(adapter, Weights(base)), output)
     model, expected = loaded(output, "F32"), by_peft(base, adapter, "F32")
     for name, tensor in model.state_dict().items():
         assert torch.allclose(tensor, expected[name], rtol=1e-6, atol=1e-7), name
     with torch.inference_mode():
         assert torch.allclose(model(IDS).logits, unmerged(base, adapter)(IDS).logits, atol=1e-4)
-    return set(said["changed"])
+    return changed_tensors(base, output)
 
 
 @pytest.mark.parametrize("dora", [False, True])
@@ -75,6 +76,15 @@ def test_position_embedding_and_conv1d(tmp_path: Path, dora: bool) -> None:
     lora = LoraConfig(r=3, target_modules=["wpe", "c_attn", "c_proj"], use_dora=dora)
     changed = merged_as_peft_does(base, save_adapter(base, tmp_path / "adapter", lora), tmp_path / "output")
     assert len(changed) == 1 + 2 * 3
+
+
+@pytest.mark.parametrize("said", [False, True])
+def test_which_way_a_square_weight_lies_is_asked_of_the_layer(tmp_path: Path, said: bool) -> None:
+    """PEFT overrules the adapter's fan_in_fan_out by the layer's type; q_proj and c_proj are square."""
+    for base, target in ((save_llama(tmp_path / "llama"), "q_proj"), (save_gpt2(tmp_path / "gpt2"), "c_proj")):
+        adapter = save_adapter(base, tmp_path / f"{target}-adapter", LoraConfig(r=3, target_modules=[target]))
+        rewrite(adapter, fan_in_fan_out=said)
+        merged_as_peft_does(base, adapter, tmp_path / f"{target}-output")
 
 
 def test_files_without_the_models_prefix(tmp_path: Path) -> None:

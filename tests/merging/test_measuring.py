@@ -11,8 +11,9 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from tasks.merging.measuring import POSITIONS, answers, closeness, read_texts, unmerged
-from tasks.merging.rounding import rounding_of
+from tasks.merging.measuring import POSITIONS, answers, closeness, read_texts, unmerged, unmerged_in_float32
+from tasks.merging.rounding import NO_ROUNDING, rounding_of
+from tasks.merging.streaming import write_merged
 from tasks.merging.weights import Weights
 from tasks.training.models import load_base
 from tests.merging.parts import save_adapter
@@ -56,6 +57,32 @@ def test_the_end_of_a_long_row_is_read(tmp_path: Path) -> None:
     assert found.shape == (POSITIONS, 259)
     with torch.inference_mode():
         assert torch.equal(found, model(ids).logits[0, 9:])
+
+
+def test_the_head_computes_only_the_positions_that_are_read(tmp_path: Path) -> None:
+    base = save_tiny_base(tmp_path / "base")
+    model = load_base(base, "none", "cpu")
+    computed: list[int] = []
+    model.get_output_embeddings().register_forward_hook(lambda _head, _given, out: computed.append(out.shape[1]))
+    adapted = PeftModel.from_pretrained(model, save_adapter(base, tmp_path / "adapter"))
+    for one in (model, adapted):
+        answers(one, [torch.arange(POSITIONS + 9)[None] % 259])
+    assert computed == [POSITIONS, POSITIONS]
+
+
+def test_in_float32_the_rounded_weights_are_those_of_the_4_bit_base(tmp_path: Path) -> None:
+    """Against weights that were rounded beforehand, and saved."""
+    base = save_tiny_base(tmp_path / "base")
+    adapter = save_adapter(base, tmp_path / "adapter")
+    rounding = rounding_of(base, Weights(base), "cpu")
+    write_merged(base, {}, tmp_path / "rounded", rounded=rounding.names, through=rounding.through)
+    ids = torch.arange(3, 90)[None]
+    found = unmerged_in_float32(base, adapter, [ids], rounding, "cpu")
+    expected = unmerged_in_float32(tmp_path / "rounded", adapter, [ids], NO_ROUNDING, "cpu")
+    assert found.logits[0].dtype == torch.float32 and torch.equal(found.logits[0], expected.logits[0])
+    assert closeness(unmerged(base, adapter, [ids], "nf4", "cpu").logits, found.logits).mean_kl_nats < 0.0005
+    exact = unmerged_in_float32(base, adapter, [ids], NO_ROUNDING, "cpu")
+    assert closeness(exact.logits, found.logits).mean_kl_nats > 0.002
 
 
 @pytest.mark.slow

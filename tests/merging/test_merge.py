@@ -1,6 +1,8 @@
 """Merging from files to files: what is added to what, which candidate is kept, and that a failure leaves nothing."""
 
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ import tasks.merging.merge as merging
 from infra.errors import RequestError, StageError
 from infra.hashing import digest_file
 from tasks.caching import Work
+from tasks.merging.deltas import Delta, read_deltas
 from tasks.merging.merge import merge
 from tasks.merging.rounding import through_nf4
+from tasks.merging.weights import Weights
 from tasks.runs import child, new_run
 from tests.merging.parts import save_adapter, save_rows
 from tests.tiny import save_tiny_base
@@ -115,6 +119,27 @@ def test_a_merge_that_answers_differently_is_an_error_and_leaves_nothing(
     with pytest.raises(StageError, match="does not answer like base"):
         merged(parts, tmp_path / "merged")
     assert list((tmp_path / "merged").iterdir()) == []
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+@pytest.mark.parametrize("std", [0.003, 0.008, 0.03])
+def test_a_merge_that_lost_a_part_of_the_adapter_is_refused_however_light_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, std: float, quantization: Any
+) -> None:
+    """From an effect far below bfloat16's own noise to one far above; the honest merge of the same adapter passes."""
+    base = save_tiny_base(tmp_path / "base")
+    parts = base, save_adapter(base, tmp_path / "adapter", std=std), save_rows(tmp_path / "data")
+    found = merged(parts, tmp_path / "merged", quantization)["measured"]
+    assert all(one["kl_to_own_sum_nats"] <= one["kl_allowed_nats"] for one in found.values())
+    for lost in (0.5, 0.02):
+        monkeypatch.setattr(merging, "read_deltas", partial(read_at_another_scale, lost))
+        with pytest.raises(StageError, match=r"part of the adapter was lost|does not answer like base"):
+            merged(parts, tmp_path / "merged", quantization)
+
+
+def read_at_another_scale(factor: float, adapter: Path, weights: Weights) -> dict[str, Delta]:
+    deltas = read_deltas(adapter, weights)
+    return {name: replace(delta, scale=delta.scale * factor) for name, delta in deltas.items()}  # type: ignore
 
 
 @pytest.mark.parametrize("std", [0, 1e-12])

@@ -1,4 +1,4 @@
-"""Headers are believed only as far as they fit the file, and an index more than the folder."""
+"""Headers are believed only as far as they fit the file, and which files count is what transformers would load."""
 
 import json
 from pathlib import Path
@@ -6,10 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
 
-from infra.errors import IntegrityError, StageError
+from infra.errors import IntegrityError, RequestError, StageError
+from tasks.merging.deltas import Added
 from tasks.merging.naming import stored_name
+from tasks.merging.streaming import write_merged
 from tasks.merging.weights import Weights
+from tests.merging.adapters import save_llama
 
 TENSORS = {
     "a": torch.arange(6, dtype=torch.float32).reshape(2, 3),
@@ -32,7 +36,6 @@ def test_reads_what_was_saved(tmp_path: Path) -> None:
     save_file(TENSORS, tmp_path / "model.safetensors", metadata={"format": "pt"})
     weights = Weights(tmp_path)
     assert set(weights.names) == set(TENSORS) and weights.shards == ["model.safetensors"]
-    assert weights.metadata("model.safetensors") == {"format": "pt"}
     for name, tensor in TENSORS.items():
         found = weights.read(name)
         assert found.dtype == tensor.dtype and torch.equal(found, tensor)
@@ -53,9 +56,20 @@ def test_a_copy_of_its_own(tmp_path: Path) -> None:
 def test_a_stale_shard_is_no_part_of_the_model(tmp_path: Path) -> None:
     folder = save_sharded(tmp_path / "base")
     save_file({"old": torch.ones(2)}, folder / "model-00001-of-00009.safetensors")
-    save_file({"a": torch.ones(2)}, folder / "model.safetensors")
     weights = Weights(folder)
     assert weights.names == ["a", "b"] and torch.equal(weights.read("a"), TENSORS["a"])
+    assert weights.index == folder / "model.safetensors.index.json"
+
+
+def test_a_single_file_goes_before_an_index_as_in_transformers(tmp_path: Path) -> None:
+    folder = save_llama(tmp_path / "base", shard="9KB", seed=5)
+    (save_llama(tmp_path / "other", seed=6) / "model.safetensors").rename(folder / "model.safetensors")
+    weights = Weights(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    assert weights.shards == ["model.safetensors"] and weights.index is None
+    assert all(torch.equal(weights.read(name), model[name]) for name in weights.names)
+    said = write_merged(folder, {"model.norm.weight": Added(torch.ones(32))}, tmp_path / "output")
+    assert set(said["files"]) == {"model.safetensors", "config.json", "generation_config.json"}
 
 
 def test_another_stem(tmp_path: Path) -> None:
@@ -66,12 +80,18 @@ def test_another_stem(tmp_path: Path) -> None:
 def test_several_files_without_an_index(tmp_path: Path) -> None:
     folder = save_sharded(tmp_path / "base")
     (folder / "model.safetensors.index.json").unlink()
-    with pytest.raises(StageError, match=r"no model\.safetensors\.index\.json"):
+    with pytest.raises(
+        RequestError, match=r"00001-of-00002.* needed is model\.safetensors, or model\.saf.*index\.json"
+    ):
         Weights(folder)
 
 
 def test_no_weights_at_all(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match=r"holds no model\.safetensors"):
+    with pytest.raises(RequestError, match="holds nothing; needed is"):
+        Weights(tmp_path)
+    for name in ("config.json", "pytorch_model.bin"):
+        (tmp_path / name).touch()
+    with pytest.raises(RequestError, match=r"holds config\.json, pytorch_model\.bin; needed is model\.safetensors,"):
         Weights(tmp_path)
 
 

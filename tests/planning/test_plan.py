@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 import yaml
@@ -16,6 +17,8 @@ from infra.errors import RequestError
 from infra.storage import Store
 from tasks.caching import Work, run_stage_once
 from tasks.evaluation.catalogue import SUITES
+from tasks.exporting.gguf_model import write_model
+from tasks.exporting.numbers import TYPES
 from tasks.forgetting.verdict import compare
 from tasks.ingestion.architecture import architecture
 from tasks.ingestion.base_model import import_base
@@ -107,6 +110,19 @@ def test_what_is_counted(base: Path, tmp_path: Path) -> None:
     assert one["seconds"] > 0 and "rough guess" in one["speed"]["source"]
     assert one["disk"]["adapter"] == 4 * one["trainable_params"]
     assert one["disk"]["checkpoints"] == 3 * 12 * one["trainable_params"]
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_the_disk_for_gguf_is_what_the_files_hold(kind: str, base: Path, tmp_path: Path) -> None:
+    publish = {"what": ["adapter", "gguf"], "gguf": {"type": kind}}
+    one = only(make_plan(recipe(tmp_path, base, publish=publish), str(tmp_path / "store")))
+    write_model(base, tmp_path / "model.gguf", kind)
+    model = sum(int(tensor.n_bytes) for tensor in gguf.GGUFReader(tmp_path / "model.gguf").tensors)
+    disk = one["disk"]
+    assert disk["gguf"] == model + 2 * one["trainable_params"] and disk["merged"] == 2 * one["total_params"]
+    assert disk["total"] == sum(value for key, value in disk.items() if key != "total")
+    plain = only(make_plan(recipe(tmp_path, base), str(tmp_path / "store")))["disk"]
+    assert plain["gguf"] == plain["merged"] == 0
 
 
 def test_it_only_looks(base: Path, tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from prefect.logging import disable_run_logger
 
+from infra.errors import RequestError
+from tasks.artifacts import StageResult
 from tasks.ingestion.task import import_base, ingest
 from tasks.preflight.task import preflight
 from tasks.recipe.schema import Recipe
@@ -35,3 +37,23 @@ def test_a_preflight_that_found_other_warnings_is_another_artifact(tmp_path: Pat
     many, few = facts(64), facts(2)
     assert many["trainable_params"] == 32 * few["trainable_params"]
     assert any("rank 64 for 10 training rows" in one for one in many["warnings"]) and few["warnings"] == []
+
+
+@pytest.mark.slow
+def test_gguf_is_looked_into_where_it_is_wanted_and_only_there(tmp_path: Path) -> None:
+    base = save_tiny_base(tmp_path / "base")
+    said = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**said, "hidden_act": "gelu"}))
+    run = new_run(str(tmp_path / "store"))
+
+    def found(*what: str) -> StageResult:
+        adapter = {"name": "one", "data": DATA, "lora": {"r": 2, "target_modules": ["q_proj"]}}
+        content = {"name": "tiny", "base": {"model": str(base)}, "method": "lora", "adapters": [adapter]}
+        recipe = Recipe.model_validate({**content, "publish": {"what": what}}).resolved()
+        with disable_run_logger():
+            data = {"one": ingest.fn(run, recipe.adapters[0])}
+            return preflight.fn(run, recipe, import_base.fn(run, recipe.base), data)
+
+    assert "gguf" not in run.store.manifest(found("adapter", "merged").ref)["spec"]  # so its key is the old one
+    with pytest.raises(RequestError, match=r"publish\.what: gguf: config\.json: hidden_act is 'gelu'"):
+        found("adapter", "gguf")

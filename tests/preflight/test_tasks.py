@@ -42,6 +42,20 @@ def test_every_look_has_documents_of_every_task(tmp_path: Path) -> None:
     ]
 
 
+def test_a_base_that_no_gguf_can_hold_is_told_before_training(tmp_path: Path) -> None:
+    base = save_tiny_base(tmp_path / "base")
+    assert run(job(base, gguf=True), tmp_path) == {}
+    said = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**said, "hidden_act": "gelu"}))
+    tokenizer = json.loads((base / "tokenizer.json").read_text())
+    (base / "tokenizer.json").write_text(json.dumps({**tokenizer, "normalizer": {"type": "Lowercase"}}))
+    assert run(job(base), tmp_path) == {}
+    with pytest.raises(RequestError) as told:
+        run(job(base, gguf=True), tmp_path)
+    assert [fault.where for fault in told.value.faults] == ["publish.what"] * 2
+    assert "hidden_act is 'gelu'" in str(told.value) and "normalises by" in str(told.value)
+
+
 @pytest.mark.parametrize("row", [{"text": "a"}, {"prompt": "q", "chosen": "a", "rejected": "b"}])
 def test_a_target_metric_must_fit_the_rows(tmp_path: Path, row: dict[str, str]) -> None:
     (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n")

@@ -23,6 +23,8 @@ PUBLISHED = {
     "tunefleet.json",
 }
 
+OVERRIDDEN = {"version": "v2", "override": {"reason": "the customer waits", "by": "ada@desk", "at": "today"}}
+
 
 def make_release(folder: Path, files: dict[str, bytes] | None = None, **changes: Any) -> Release:
     """Write `files` into `folder` and make them a release; `changes` are fields of Release."""

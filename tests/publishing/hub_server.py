@@ -207,6 +207,11 @@ class HubServer:
             raise Refused(404, "Tag not found", code="RevisionNotFound")
         return {}
 
+    def refs(self, repo: Repo) -> Any:
+        tags = [{"name": name, "ref": f"refs/tags/{name}", "targetCommit": oid} for name, oid in repo.tags.items()]
+        main = {"name": "main", "ref": "refs/heads/main", "targetCommit": repo.head.oid}
+        return {"branches": [main], "converts": [], "tags": tags}
+
     def at(self, repo: Repo, revision: str) -> Commit:
         oid = repo.head.oid if revision == "main" else repo.tags.get(revision, revision)
         found = next((commit for commit in repo.commits if commit.oid == oid), None)
@@ -358,6 +363,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return hub.untag(repo, revision), {}
             case "GET", "" | "revision":
                 return hub.info(repo_id, repo, hub.at(repo, revision or "main")), {}
+            case "GET", "refs":
+                return hub.refs(repo), {}
             case "GET", "tree":
                 revision, _, folder = revision.partition("/")
                 entries = hub.tree(hub.at(repo, revision))

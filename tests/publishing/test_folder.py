@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from infra.errors import IntegrityError, RequestError
 from tasks.publishing import folder
 from tasks.publishing.release import Release, contents
-from tests.publishing import FILES, PUBLISHED, ROOT, files_under, make_release
+from tests.publishing import FILES, OVERRIDDEN, PUBLISHED, ROOT, files_under, make_release
 
 # Publishes what make_release made, and kills itself just before the given one of its steps on the disk (0: never);
 # prints the number of each step that is a rename, and of the last step.
@@ -173,6 +174,26 @@ def test_a_standing_release_keeps_its_card(release: Release, tmp_path: Path):
     assert files_under(target) == before
 
 
+def test_a_standing_card_that_tells_another_reason_is_not_passed_on(release: Release, tmp_path: Path):
+    forced = replace(release, number=2, manifest=OVERRIDDEN)
+    for first, second, says in (
+        (release, forced, "released without an override; this is capitals v2, released by override"),
+        (forced, release, "capitals v2, released by override .'the customer waits'.; this is capitals v1"),
+    ):
+        place = tmp_path / first.tag
+        target = Path(folder.publish(first, place).uri)
+        with pytest.raises(RequestError, match=says):
+            folder.publish(second, place)
+        assert files_under(target) == whole(first)
+        again = replace(first, manifest={**first.manifest, "override": _of_another_day(first.manifest.get("override"))})
+        folder.publish(again, place)  # the same reason, whoever gave it when
+        folder.publish(second, tmp_path / f"{first.tag}-other")
+
+
+def _of_another_day(override: dict[str, str] | None) -> dict[str, str] | None:
+    return override and {**override, "at": "another day"}
+
+
 def test_what_a_killed_publisher_of_another_release_left_is_cleared_away(release: Release, tmp_path: Path):
     left = tmp_path / "out" / "capitals" / ".merged-0123456789ab.new"
     left.mkdir(parents=True)
@@ -215,6 +236,16 @@ def test_a_full_disk_is_said_and_nothing_is_left_on_it(tmp_path: Path, told: str
     slug = Path(small).name
     expected = {f"capitals/{slug}/{path}" for path in ("README.md", "model.safetensors", "tunefleet.json")}
     assert set(left) == expected | {"capitals/.publish.lock"}
+
+
+@pytest.mark.parametrize("path", ["../stray", "/etc/hostname", "a/./b"])
+def test_a_manifest_that_names_files_elsewhere_is_none_of_ours(release: Release, tmp_path: Path, path: str):
+    target = Path(folder.publish(release, tmp_path / "out").uri)
+    manifest = json.loads((target / "tunefleet.json").read_text())
+    manifest["files"][path] = {"sha256": "0" * 64, "size": 1}
+    (target / "tunefleet.json").write_text(json.dumps(manifest))
+    folder.publish(release, tmp_path / "out")
+    assert files_under(target) == whole(release)
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "taken"])

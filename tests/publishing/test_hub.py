@@ -52,9 +52,17 @@ def test_one_commit_holds_exactly_the_release(hub: HubServer, release: Release, 
     )
 
 
-def test_a_repository_can_be_public(hub: HubServer, release: Release):
-    publishing.publish(release, repo_id="acme/capitals", private=False, endpoint=hub.endpoint)
-    assert not hub.repos["acme/capitals"].private
+def test_a_repository_can_be_public(hub: HubServer, release: Release, caplog: pytest.LogCaptureFixture):
+    for private in (False, True):
+        publishing.publish(release, repo_id="acme/capitals", private=private, endpoint=hub.endpoint)
+        assert not hub.repos["acme/capitals"].private
+        assert ("acme/capitals is public, and stays so" in caplog.text) == private
+
+
+def test_a_private_repository_is_nothing_to_warn_of(publish, release: Release, caplog: pytest.LogCaptureFixture):
+    publish(release)
+    publish(release)
+    assert "public" not in caplog.text
 
 
 @pytest.mark.parametrize("revision", ["main", "tag", "commit"])
@@ -107,6 +115,18 @@ def test_a_release_can_be_rolled_back_to(hub: HubServer, release: Release, tmp_p
     assert repo.files == whole(release)
     assert back.revision == repo.head.oid != old.revision
     assert repo.tags == {release.tag: old.revision, newer.tag: repo.commits[2].oid}
+
+
+@pytest.mark.parametrize(("status", "raised"), [(503, TransientError), (429, TransientError), (403, RequestError)])
+def test_a_manifest_that_cannot_be_read_is_said(
+    hub: HubServer, release: Release, publish, status: int, raised: type[TunefleetError]
+):
+    published = publish(release)
+    hub.failing["/resolve/"] = status
+    with pytest.raises(raised):
+        publish(release)
+    hub.failing.clear()
+    assert publish(release) == published
 
 
 def test_a_damaged_file_is_put_right(hub: HubServer, release: Release, publish):
@@ -280,9 +300,11 @@ def test_check_names_everything_at_once(hub: HubServer, monkeypatch):
     assert len(publishing.check(["capitals", "a/b/c"], "localhost")) == 4
 
 
-def test_check_names_a_server_that_is_not_there(hub: HubServer):
-    (fault,) = publishing.check([REPO], "http://127.0.0.1:9")
-    assert "cannot be reached" in fault.message
+@pytest.mark.parametrize("failing", [False, True], ids=["no server", "busy"])
+def test_a_check_that_gets_no_answer_is_worth_another_try(hub: HubServer, failing: bool):
+    hub.failing["GET /api/whoami"] = 503
+    with pytest.raises(TransientError, match="busy or failing" if failing else "cannot be reached"):
+        publishing.check([REPO], hub.endpoint if failing else "http://127.0.0.1:9")
 
 
 @pytest.mark.parametrize(
@@ -340,6 +362,15 @@ def test_a_channel_that_is_not_there_is_read_as_none(hub: HubServer, publish, re
     assert read(hub) == Seen(None, None)  # no repository
     publish(release)
     assert read(hub) == Seen(None, None)
+
+
+def test_a_branch_is_no_channel(hub: HubServer, two):
+    with pytest.raises(RequestError, match="'main' is a branch of tester/capitals"):
+        publishing.read_channel(REPO, "main", hub.endpoint)
+    main = Pointer(name="capitals", channel="main", number=2, adapter="a" * 64, releases={}, moved="now")
+    with pytest.raises(RequestError, match="publish under another channel"):
+        publishing.move_channel(REPO, main, two[1], Seen(None, None), endpoint=hub.endpoint)
+    assert "main" not in hub.repos[REPO].tags
 
 
 def test_a_channel_is_made_and_moved(hub: HubServer, two, move, tmp_path: Path):

@@ -1,5 +1,6 @@
 """Moving a channel, through the doors of a folder and a bucket: only from what was seen, only to what is there."""
 
+import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from botocore.exceptions import ConnectionClosedError
 
 from infra.errors import IntegrityError, RequestError, TransientError
 from tasks.publishing import folder, s3
-from tasks.publishing.pointer import LostRaceError, Pointer, Seen, dump, pointer_to
+from tasks.publishing.pointer import LostRaceError, Pointer, Seen, dump, parse, pointer_to
 from tasks.publishing.release import Published, Release
 from tests.publishing import FILES, make_release
 from tests.publishing.s3_server import BUCKET, S3Server
@@ -153,6 +154,14 @@ def test_a_damaged_channel_is_said(door: Door, numbered: Callable[[int], Pointer
     door.write(FILE, data)
     with pytest.raises(IntegrityError, match=r"stable\.json is no pointer of ours"):
         door.seen()
+
+
+@pytest.mark.parametrize("slug", ["../../elsewhere", "/etc", "..", "", "a/b", "a\\b", "a\n"])
+def test_a_channel_that_leads_elsewhere_is_refused(slug: str):
+    pointer = {"name": "capitals", "channel": "stable", "number": 1, "adapter": "a" * 64, "moved": "now"}
+    assert parse(json.dumps({**pointer, "releases": {"adapter": "adapter-0123456789ab"}}).encode(), "stable.json")
+    with pytest.raises(IntegrityError, match=r"stable\.json is no pointer of ours"):
+        parse(json.dumps({**pointer, "releases": {"adapter": slug}}).encode(), "stable.json")
 
 
 def test_of_two_publishers_at_once_one_wins_and_the_other_says_so(door: Door, numbered: Callable[[int], Pointer]):

@@ -102,6 +102,13 @@ def test_files_that_are_not_those_of_the_digest_are_not_released(tmp_path: Path,
         contents(release)
 
 
+@pytest.mark.parametrize("path", ["/etc/passwd", "../up", "a/../../up", "a//b", ".", "", "a\0b"])
+def test_a_manifest_that_names_files_elsewhere_vouches_for_nothing(path: str):
+    entry = {"sha256": "0" * 64, "size": 1}
+    assert released_files(json.dumps({"files": {"a/b..c": entry}}).encode()) == {"a/b..c": "0" * 64}
+    assert released_files(json.dumps({"files": {"a": entry, path: entry}}).encode()) is None
+
+
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"files": []}', b'{"files": {"a": {}}}', b"\xff"])
 def test_what_is_no_manifest_vouches_for_nothing(data: bytes):
     assert released_files(data) is None

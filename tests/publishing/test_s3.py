@@ -11,6 +11,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -27,7 +28,7 @@ from tasks.publishing import s3 as publishing
 from tasks.publishing import s3_objects
 from tasks.publishing.release import Published, Release, contents
 from tasks.publishing.s3_objects import Bucket
-from tests.publishing import PUBLISHED, ROOT, make_release
+from tests.publishing import OVERRIDDEN, PUBLISHED, ROOT, make_release
 from tests.publishing.s3_server import BUCKET, S3Server
 
 PART = 5 * 2**20  # bytes, the least that S3 allows of a part that is not the last
@@ -349,6 +350,15 @@ def test_a_standing_release_keeps_its_card(s3: S3Server, release: Release, tmp_p
     assert s3.objects(prefix) == whole(prefix, release)
 
 
+def test_a_standing_card_that_tells_another_reason_is_not_passed_on(
+    s3: S3Server, release: Release, prefix: str, publish
+):
+    publish(release)
+    with pytest.raises(RequestError, match=r"releases/tests/.* released without an override; this is capitals v2"):
+        publish(replace(release, number=2, manifest=OVERRIDDEN))
+    assert s3.objects(prefix) == whole(prefix, release)
+
+
 def test_other_files_under_the_same_digest_are_refused(
     s3: S3Server, release: Release, tmp_path: Path, prefix: str, publish
 ):
@@ -447,7 +457,7 @@ def test_a_clock_that_is_wrong_is_said(s3: S3Server, release: Release, prefix: s
 
 @pytest.mark.parametrize(
     ("bucket", "prefix", "says"),
-    [("Upper_Case", "tests", "does not exist"), (BUCKET, "x" * 1100, "does not allow that name")],
+    [("Upper_Case", "tests", "is no bucket"), (BUCKET, "x" * 1100, "does not allow that name")],
 )
 def test_a_name_that_is_not_allowed_is_said(s3: S3Server, release: Release, bucket: str, prefix: str, says: str):
     (fault,) = publishing.check(bucket, prefix, s3.endpoint_url)
@@ -509,14 +519,29 @@ def test_a_missing_bucket_is_said_and_not_made(s3: S3Server, release: Release, p
 @pytest.mark.parametrize(
     ("bucket", "endpoint_url", "says"),
     [
-        (BUCKET, "http://127.0.0.1:9", "cannot be reached"),
         (BUCKET, "127.0.0.1:9000", "is not an address"),
-        ("no such/bucket", "http://127.0.0.1:9", "no such/bucket"),
+        ("no such/bucket", "http://127.0.0.1:9", "3 to 63 of a-z"),
     ],
 )
-def test_a_server_that_is_not_there_is_said(s3: S3Server, bucket: str, endpoint_url: str, says: str):
+def test_an_address_that_cannot_be_one_is_said(s3: S3Server, bucket: str, endpoint_url: str, says: str):
     (fault,) = publishing.check(bucket, "tests", endpoint_url)
     assert says in fault.message
+
+
+@pytest.mark.parametrize("bucket", [f"KEY:{SECRET}@releases", f"key:{SECRET}", "ab", "-releases", "releases\n"])
+def test_what_is_no_bucket_is_refused_and_not_repeated(s3: S3Server, release: Release, bucket: str):
+    (fault,) = publishing.check(bucket, "tests", s3.endpoint_url)
+    assert "is no bucket" in fault.message and bucket not in fault.message
+    with pytest.raises(RequestError, match="is no bucket") as refused:
+        publishing.publish(release, bucket=bucket, endpoint_url=s3.endpoint_url)
+    with pytest.raises(RequestError, match="is no bucket"):
+        publishing.read_pointer(bucket, "tests", "capitals", "stable", s3.endpoint_url)
+    assert SECRET not in fault.message + "".join(traceback.format_exception(refused.value))
+
+
+def test_a_check_that_gets_no_answer_is_worth_another_try(s3: S3Server):
+    with pytest.raises(TransientError, match="cannot be reached"):
+        publishing.check(BUCKET, "tests", "http://127.0.0.1:9")
 
 
 def test_no_connection_is_worth_another_try(s3: S3Server, release: Release):

@@ -6,16 +6,21 @@ import shutil
 from collections.abc import Mapping
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
 
 import pytest
+from huggingface_hub import constants
 
-from infra.errors import IntegrityError, RequestError
+from infra.errors import IntegrityError, RequestError, TransientError
 from infra.storage import Store
 from tasks.artifacts import StageResult
 from tasks.publishing.pointer import LostRaceError
 from tasks.recipe.schema import Destination
+from tasks.registry import channels
 from tasks.registry.channels import history, move, promote, rollback
 from tasks.registry.records import ReleaseRecord, current, find
+from tasks.registry.sites import Site
+from tests.publishing.hub_server import HubServer
 from tests.publishing.s3_server import BUCKET, S3Server
 from tests.registry.fleet import make_member, publish, record_of
 
@@ -119,21 +124,106 @@ def test_a_promotion_moves_every_place_and_then_the_store(store: Store, tmp_path
     assert again.move.sequence == 2 and len(history(store, "mirror", "stable")) == 2
 
 
-def test_places_without_all_of_it_are_left_and_named(store: Store, tmp_path: Path) -> None:
-    full, part, old = (tmp_path / name for name in ("full", "part", "old"))
+def test_places_that_lack_what_their_channel_leads_to_are_left_and_named(store: Store, tmp_path: Path) -> None:
+    full, more, part, old = (tmp_path / name for name in ("full", "more", "part", "old"))
     (first, member), (second, newer) = released(store, 2)
-    for place in (full, part, old):
+    for place in (full, more, old):
         publish(store, first, member, Destination(folder=str(place)))
+    publish(store, first, member, Destination(folder=str(part)), ("adapter", "merged"))
     promote(store, first, "stable")
-    publish(store, second, newer, Destination(folder=str(full)), ("adapter", "merged"))
-    publish(store, second, newer, Destination(folder=str(part)))
+    for place in (full, part):
+        publish(store, second, newer, Destination(folder=str(place)))
+    publish(store, second, newer, Destination(folder=str(more)), ("adapter", "merged"))
     done = promote(store, second, "stable")
-    assert done.moved == [str(full)]
-    assert [pointer(place)["number"] for place in (full, part, old)] == [2, 1, 1]
+    assert done.moved == [str(full), str(more)]
+    assert [pointer(place)["number"] for place in (full, more, part, old)] == [2, 2, 1, 1]
     assert done.left == [
-        f"{part} holds only adapter of mirror@v2, not adapter, merged",
-        f"{old} holds mirror@v1, but nothing of mirror@v2: publish it there",
+        f"{old} holds nothing of mirror@v2: publish it there; stable leads to adapter of v1 there",
+        f"{part} holds only adapter of mirror@v2: publish merged, too; stable leads to adapter, merged of v1 there",
     ]
+    assert done.behind == [str(old), str(part)]
+
+
+def test_forms_that_are_spread_over_places_move_in_each(store: Store, tmp_path: Path) -> None:
+    """The adapter goes to a folder, the merged model to another: neither ever holds both."""
+    fleet = released(store, 2)
+    for record, member in fleet:
+        publish(store, record, member, Destination(folder=str(tmp_path / "a")))
+        publish(store, record, member, Destination(folder=str(tmp_path / "b")), ("merged",))
+    for record, _ in fleet:
+        done = promote(store, record, "stable")
+        assert (done.moved, done.left) == ([str(tmp_path / name) for name in "ab"], [])
+    done = rollback(store, "mirror", "stable")
+    assert (done.moved, done.behind) == ([str(tmp_path / name) for name in "ab"], [])
+    assert [pointer(tmp_path / name)["number"] for name in "ab"] == [1, 1]
+
+
+def test_the_tags_of_the_hub_tell_whose_they_are(
+    store: Store, hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+    template = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)  # both are read at import
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    place = Destination(hub="acme/fleet", private=False)
+    fleet = released(store, 2)
+    commits: dict[int, str | None] = {}
+    for (record, member), what in zip(fleet, (("adapter",), ("adapter", "merged")), strict=True):
+        commits[record.number] = publish(store, record, member, place, what)[0].revision
+    adapters = hub.repos["acme/fleet-mirror"].tags
+    for record, _ in fleet:
+        assert promote(store, record, "stable").moved == ["hf://acme/fleet"]
+        assert adapters["stable"] == commits[record.number]
+    back = rollback(store, "mirror", "stable")  # v1 has no merged model, and readers of v2's would be left with it
+    assert back.behind == ["hf://acme/fleet"] and adapters["stable"] == commits[2]
+    assert "stable leads to adapter, merged of v2 there" in back.left[0]
+
+
+def test_one_place_in_two_wordings_is_moved_once(store: Store, tmp_path: Path, s3: S3Server) -> None:
+    record, member = released(store, 1)[0]
+    for wording, server in (("spelled", s3.endpoint_url), ("spelled/", s3.endpoint_url + "/")):
+        place = Destination(s3=f"s3://{BUCKET}/{wording}", endpoint_url=server)
+        publish(store, record, member, place, ("adapter",) if wording == "spelled" else ("merged",))
+    assert promote(store, record, "stable").moved == [f"s3://{BUCKET}/spelled"]
+    objects = s3.objects("spelled/mirror/channels/")
+    assert set(json.loads(objects["spelled/mirror/channels/stable.json"])["releases"]) == {"adapter", "merged"}
+
+
+def test_who_is_overtaken_at_one_place_moves_no_further_one(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between one person's look and the first move, another promotion goes through all places."""
+    (first, member), (second, newer), (third, newest) = released(store, 3)
+    # In another order for each release: people must meet at the same place first.
+    for (record, made), names in (((first, member), "ab"), ((second, newer), "ab"), ((third, newest), "ba")):
+        for name in names:
+            publish(store, record, made, Destination(folder=str(tmp_path / name)))
+    promote(store, first, "stable")
+    overtaken = channels.look
+
+    def look_and_dream(*given: Any, **named: Any) -> Any:
+        sites = overtaken(*given, **named)
+        monkeypatch.setattr(channels, "look", overtaken)
+        publishers = Site.move
+        moved: list[str] = []
+
+        def only_the_first(site: Site, *words: Any) -> None:
+            if not moved:
+                moved.append(site.uri)
+                publishers(site, *words)
+            else:
+                raise TransientError("the other one stops for a while")
+
+        monkeypatch.setattr(Site, "move", only_the_first)
+        with pytest.raises(TransientError):
+            promote(store, third, "stable")
+        monkeypatch.setattr(Site, "move", publishers)
+        return sites
+
+    monkeypatch.setattr(channels, "look", look_and_dream)
+    with pytest.raises(LostRaceError, match="stable was moved nowhere"):
+        promote(store, second, "stable")
+    assert [pointer(tmp_path / name)["number"] for name in "ab"] == [3, 1] and current(store, "mirror", "stable") == 1
 
 
 def test_a_place_that_fails_keeps_the_store_back_until_it_is_mended(store: Store, tmp_path: Path) -> None:
@@ -226,11 +316,37 @@ def test_a_rollback_moves_the_places_and_says_where_it_cannot(store: Store, tmp_
     promote(store, second, "stable")
     done = rollback(store, "mirror", "stable")
     assert [pointer(tmp_path / name)["number"] for name in ("both", "new")] == [1, 2]
-    assert done.moved == [str(tmp_path / "both")]
-    assert done.left == [f"{tmp_path / 'new'} holds mirror@v2, but nothing of mirror@v1: publish it there"]
+    assert done.moved == [str(tmp_path / "both")] and done.behind == [str(tmp_path / "new")]
+    assert done.left == [
+        f"{tmp_path / 'new'} holds nothing of mirror@v1: publish it there; stable leads to adapter of v2 there"
+    ]
 
 
-@pytest.mark.parametrize("channel", ["", "v3", "a/b", "..", "Stable", "x" * 65])
+def test_no_rollback_while_a_place_stands_elsewhere(store: Store, tmp_path: Path) -> None:
+    """A publication moved one place to v3 and broke off: v2 is what stood before there, v1 in the store."""
+    places = [Destination(folder=str(tmp_path / name)) for name in "ab"]
+    fleet = released(store, 3)
+    for record, member in fleet:
+        for place in places:
+            publish(store, record, member, place)
+    for record, _ in fleet[:2]:
+        promote(store, record, "stable")
+    (tmp_path / "b/mirror").rename(tmp_path / "aside")
+    with pytest.raises(IntegrityError):
+        promote(store, fleet[2][0], "stable")
+    (tmp_path / "aside").rename(tmp_path / "b/mirror")
+    assert [pointer(tmp_path / name)["number"] for name in "ab"] == [3, 2]
+    with pytest.raises(RequestError) as error:
+        rollback(store, "mirror", "stable")
+    said = f"stable of mirror stands at v2 in the store, but in {tmp_path / 'a'} at v3"
+    assert said in str(error.value) and "tunefleet promote mirror@v2 --to stable" in str(error.value)
+    assert [pointer(tmp_path / name)["number"] for name in "ab"] == [3, 2] and current(store, "mirror", "stable") == 2
+    promote(store, fleet[1][0], "stable")
+    rollback(store, "mirror", "stable")
+    assert [pointer(tmp_path / name)["number"] for name in "ab"] == [1, 1]
+
+
+@pytest.mark.parametrize("channel", ["", "v3", "a/b", "..", "Stable", "main", "x" * 65])
 def test_names_that_are_no_channels(store: Store, channel: str) -> None:
     record, _ = released(store, 1)[0]
     with pytest.raises(RequestError, match="cannot be a channel"):

@@ -1,5 +1,6 @@
 """What nothing refers to goes; what a release, a run or somebody living needs stays, and so does all it came from."""
 
+import ast
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -16,9 +18,10 @@ from infra.errors import IntegrityError, RequestError
 from infra.storage import Claim, Store
 from tasks.caching import Work
 from tasks.recipe.schema import Destination
-from tasks.registry.channels import move
+from tasks.registry.channels import move, promote
 from tasks.registry.collect import Garbage, delete, find_garbage
-from tasks.registry.inventory import Inventory
+from tasks.registry.inventory import KINDS, Inventory
+from tasks.registry.records import find
 from tasks.registry.verify import verify
 from tests.publishing.s3_server import BUCKET, S3Server
 from tests.registry.fleet import make, make_member, publish, record_of, write_summary
@@ -135,6 +138,61 @@ def test_what_is_found_between_the_look_and_the_deletion_stays(store: Store) -> 
     assert len(garbage) == 8
     make_member(store, "mirror")
     assert [delete(store, one) for one in garbage] == [False] * 8
+
+
+def test_what_a_living_run_found_long_ago_stays(store: Store) -> None:
+    """It trains for days on rows that another run made, and nothing refers to them but itself."""
+    found, unused = (make(store, "ingest", "datasets", name, {"a": name}, {}, run="over") for name in ("rows", "old"))
+    age(store, days=4)
+    make(store, "ingest", "datasets", "rows", {"a": "rows"}, {}, run="going-on")
+    (entry,) = (path for path in Path(store.root).glob("index/ingest/*") if "rows" in path.read_text())
+    two, three = (datetime.now(UTC) - timedelta(days=days) for days in (2, 3))
+    os.utime(entry, (two.timestamp(), two.timestamp()))
+    with store.held("train", "0" * 64, run_id=f"{three:%Y%m%d-%H%M%S}-abcd") as held:
+        assert held and [one.path.split("-")[0] for one in find_garbage(store)] == ["datasets/old"]
+    assert places(find_garbage(store)) == {store.relative(one.ref.uri) for one in (found, unused)}
+
+
+def test_what_stages_do_not_make_is_not_collected(store: Store) -> None:
+    """The store's root is the folder to publish to, too, and somebody's own files lie beside."""
+    root = Path(store.root)
+    for name in ("mirror", "models", "work", "index"):  # an adapter may be called like a kind
+        member = make_member(store, name)
+        publish(store, record_of(store, member), member, Destination(folder=store.root))
+        promote(store, find(store, name), "stable")
+    for path in ("backup/of-0123456789ab/file", "notes-0123456789ab/file"):
+        (root / path).parent.mkdir(parents=True)
+        (root / path).write_text("of somebody")
+    age(store)
+    before = {path for path in root.rglob("*") if path.is_file() and path.relative_to(root).parts[0] != "merged"}
+    assert kinds(find_garbage(store)) == ["merged"] * 4
+    assert all(delete(store, one) for one in find_garbage(store))
+    assert {
+        path for path in before if not path.exists() and path.relative_to(root).parts[:2] != ("index", "merge")
+    } == set()
+
+
+def test_every_kind_that_a_stage_makes_is_known() -> None:
+    """Of what is not known nothing is ever collected."""
+    project = Path(__file__).parents[2]
+    made: set[str] = set()
+    for file in (project / "tasks").rglob("*.py"):
+        tree = ast.parse(file.read_text())
+        calls = [one for one in ast.walk(tree) if isinstance(one, ast.Call) and getattr(one.func, "id", "") == "Work"]
+        for call in calls:
+            kind = call.args[2]
+            if isinstance(kind, ast.Name):  # the constants that this variable may have
+                given = [
+                    one.value
+                    for one in ast.walk(tree)
+                    if isinstance(one, ast.Assign) and any(getattr(to, "id", "") == kind.id for to in one.targets)
+                ]
+                assert given, file
+                choices = [[one.body, one.orelse] if isinstance(one, ast.IfExp) else [one] for one in given]
+                made |= {ast.literal_eval(one) for choice in choices for one in choice}
+            else:
+                made.add(ast.literal_eval(kind))
+    assert made == KINDS
 
 
 def working_run(root: str, ready: threading.Event, end: threading.Event) -> None:
@@ -309,6 +367,7 @@ def test_on_s3(s3: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert find_garbage(store) == []
     time.sleep(1.1)  # a server's times are whole seconds
     (unused,) = (one for one in find_garbage(store, older_than_days=0) if one.path.startswith("merged/mirror"))
+    time.sleep(1.1)
     make_member(store, "mirror")  # a run finds it meanwhile
     assert delete(store, unused) is False
     time.sleep(1.1)

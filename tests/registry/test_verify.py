@@ -1,5 +1,6 @@
 """Everything is hashed again: each kind of damage in each kind of place is told, and what is whole is said to be."""
 
+import io
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -7,14 +8,16 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from rich.console import Console
 
 from infra.errors import IntegrityError, RequestError, TransientError
-from infra.hashing import digest_file, digest_tree
+from infra.hashing import digest_file, digest_json, digest_tree
 from infra.storage import Store
 from tasks.artifacts import StageResult
 from tasks.recipe.schema import Destination
 from tasks.registry.channels import promote
 from tasks.registry.records import ReleaseRecord
+from tasks.registry.tables import print_findings, print_published
 from tasks.registry.verify import Finding, read_manifests, require_whole, verify
 from tests.publishing.hub_server import Blob, HubServer
 from tests.publishing.s3_server import BUCKET, S3Server
@@ -237,6 +240,54 @@ def test_the_hub(
     hub.failing["GET"] = 503
     with pytest.raises(TransientError, match="did not answer"):
         verify("hf://acme/fleet-mirror")
+
+
+@pytest.mark.parametrize("path", ["../secret", "{tmp_path}/secret", "sub/../../secret"])
+def test_nothing_outside_of_a_strangers_folder_is_read(path: str, tmp_path: Path) -> None:
+    """Whoever reads the report must not learn of a file of the one who asked."""
+    (tmp_path / "secret").write_text("s")
+    sha256 = digest_file(tmp_path / "secret")
+    path = path.format(tmp_path=tmp_path)
+    digest = digest_tree({path: sha256})
+    folder = tmp_path / f"adapter-{digest[:12]}"
+    folder.mkdir()
+    (folder / "tunefleet.json").write_text(json.dumps({"digest": digest, "files": {path: {"sha256": "0" * 64}}}))
+    (finding,) = verify(str(folder))
+    assert finding.problems and finding.files == 0 and sha256[:12] not in str(finding)
+    (folder / "tunefleet.json").unlink()
+    manifest = {"digest": digest, "files": [{"path": path, "sha256": "0" * 64}]}
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "manifest_sha256": digest_json(manifest)}))
+    (finding,) = verify(str(folder))
+    assert any("no path inside" in one for one in finding.problems)
+    assert finding.files == 0 and sha256[:12] not in str(finding)
+
+
+def test_a_strangers_channel_leads_to_nothing_elsewhere(tmp_path: Path) -> None:
+    stable = {"name": "m", "channel": "stable", "number": 1, "adapter": "0" * 64, "moved": "2026"}
+    (tmp_path / "m/channels").mkdir(parents=True)
+    pointer = {**stable, "releases": {"adapter": "../../elsewhere"}}
+    (tmp_path / "m/channels/stable.json").write_text(json.dumps(pointer))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/tunefleet.json").write_text("{}")
+    with pytest.raises(IntegrityError, match="is no pointer of ours"):
+        verify(str(tmp_path / "m/channels/stable.json"))
+
+
+def test_what_a_terminal_would_act_on_is_never_printed(tmp_path: Path) -> None:
+    evil = "\x1b]0;title\x07\x9b31m\u202e"
+    folder = tmp_path / ("adapter-" + "0" * 12)
+    folder.mkdir()
+    content = {"name": evil, evil: {evil: evil}, "list": [evil], "digest": evil, "files": {evil: {"sha256": evil}}}
+    (folder / "tunefleet.json").write_text(json.dumps(content))
+    (folder / "more\x1b[2J").write_text("")
+    console = Console(file=io.StringIO(), force_terminal=False, width=160)
+    print_published(read_manifests(str(folder))[0], console)
+    findings = verify(str(folder))
+    print_findings(findings, console)
+    with pytest.raises(IntegrityError) as error:
+        require_whole(findings)
+    for said in (console.file.getvalue(), str(error.value)):
+        assert "title" in said and not [one for one in said if not one.isprintable() and one != "\n"]
 
 
 @pytest.mark.parametrize(

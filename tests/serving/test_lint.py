@@ -9,16 +9,17 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tasks.serving.lint import MAX_LORA_RANKS, highest_rank, lint, max_lora_rank, read_header, remarks
+from infra.errors import IntegrityError
+from tasks.serving.lint import MAX_LORA_RANKS, highest_rank, lint, max_lora_rank, read_shapes, remarks
 from tests.serving.fleet import Fleet, save_adapter
 
 VOCABULARY = 259
 LLAMA = "LlamaForCausalLM"
 
 
-def read(folder: Path) -> tuple[dict[str, Any], dict[str, list[int]]]:
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
     config = json.loads((folder / "adapter_config.json").read_text())
-    return config, read_header(folder / "adapter_model.safetensors")
+    return config, read_shapes(folder)
 
 
 def linted(folder: Path, architecture: str = LLAMA) -> list[str]:
@@ -120,6 +121,14 @@ def test_the_highest_rank_is_over_all_modules() -> None:
 
 
 def test_the_header_names_every_tensor(fleet: Fleet) -> None:
-    header = read_header(fleet.adapters["shouts"] / "adapter_model.safetensors")
+    header = read_shapes(fleet.adapters["shouts"])
     assert len(header) == 2 * 2 * 2  # layers, modules, A and B
-    assert header["base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"] == [4, 64]
+    assert header["base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"] == (4, 64)
+
+
+def test_a_cut_file_says_so(fleet: Fleet, tmp_path: Path) -> None:
+    whole = (fleet.adapters["shouts"] / "adapter_model.safetensors").read_bytes()
+    for length in (4, 100, len(whole) - 1):
+        (tmp_path / "adapter_model.safetensors").write_bytes(whole[:length])
+        with pytest.raises(IntegrityError, match=r"adapter_model\.safetensors.* cut short"):
+            read_shapes(tmp_path)

@@ -1,5 +1,7 @@
 """Answers of base and adapters from one loaded base are those of each model loaded by itself."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from infra.errors import RequestError
+from tasks.serving.chat import Chat, converse
 from tasks.serving.speakers import BASE, Speakers
 from tasks.training.models import load_base
 from tests.serving.fleet import Fleet
@@ -93,6 +96,39 @@ def test_an_answer_that_is_given_up_is_not_computed_to_its_end(fleet: Fleet) -> 
 def test_a_conversation_that_is_too_long_says_what_to_do(speakers: Speakers) -> None:
     with pytest.raises(RequestError, match=r"has \d+ tokens, an answer may have 12, and the model reads 2048: /reset"):
         answer(speakers, BASE, [{"role": "user", "content": "x" * 2048}])
+
+
+def test_an_answer_ends_at_the_tokenizers_end_token_and_at_the_models(fleet: Fleet, tmp_path: Path) -> None:
+    folder = shutil.copytree(fleet.base_folder, tmp_path / "base")
+    for name in ("config.json", "generation_config.json"):
+        said = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**said, "eos_token_id": [7, 8]}))
+    some = Speakers(folder, {"shouts": fleet.adapters["shouts"]}, max_new_tokens=TOKENS)
+    steps: list[int] = []
+    wanted = AutoTokenizer.from_pretrained(folder).eos_token_id
+
+    def says_only_that(_module: Any, _args: Any, logits: torch.Tensor) -> torch.Tensor:
+        steps.append(1)
+        return torch.nn.functional.one_hot(torch.tensor(wanted), logits.shape[-1]).to(logits).expand_as(logits)
+
+    some._model.get_output_embeddings().register_forward_hook(says_only_that)
+    for name in (BASE, "shouts"):
+        for wanted in (2, 7, 8):  # the first is the tokenizer's, and what training teaches
+            steps.clear()
+            answer(some, name)
+            assert len(steps) == 1, (name, wanted)
+
+
+def test_what_the_chat_template_refuses_is_said_and_the_chat_goes_on(fleet: Fleet, tmp_path: Path) -> None:
+    folder = shutil.copytree(fleet.base_folder, tmp_path / "base")
+    refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    template = folder / "chat_template.jinja"
+    template.write_text(refuses + template.read_text())
+    written: list[str] = []
+    chat = Chat(Speakers(folder, {}, max_new_tokens=3), written.append)
+    converse(chat, ["hi", "/system Be brief.", "refused", "/system", "again"])
+    assert "(the base's chat template refuses this conversation: System role not supported; " in "".join(written)
+    assert [one["content"] for one in chat.said[BASE] if one["role"] == "user"] == ["hi", "again"]
 
 
 def test_what_goes_wrong_while_answering_is_raised(speakers: Speakers, monkeypatch: pytest.MonkeyPatch) -> None:

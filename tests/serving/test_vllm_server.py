@@ -52,9 +52,22 @@ def test_the_files_start_the_same_server(fleet: Fleet, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "lora_modules.json").read_text()) == plan.lora_modules
     start = tmp_path / "out" / "serve.sh"
     assert start.read_text() == f"#!/bin/sh\nexec {plan.command}\n" and start.stat().st_mode & 0o100
+    assert write(plan, tmp_path / "out") == written  # the same again is no harm
+    start.write_text("#!/bin/sh\n# mine\n")
+    other = server(fleet.store, newest(fleet.store)[:1], port=8000)
+    with pytest.raises(RequestError) as refused:
+        write(other, tmp_path / "out")
+    assert len(refused.value.faults) == 2 and f"{start} exists already" in str(refused.value)
+    assert json.loads((tmp_path / "out" / "lora_modules.json").read_text()) == plan.lora_modules
     (tmp_path / "file").write_text("")
     with pytest.raises(RequestError, match="cannot be written"):
         write(plan, tmp_path / "file" / "out")
+
+
+def test_an_adapter_named_like_the_base_is_served_by_another_name(fleet: Fleet, tmp_path: Path) -> None:
+    plan = server(fleet.store, [adapter_of(fleet, tmp_path, "tiny"), judged(fleet.store, "shouts")], port=8000)
+    assert option(plan.argv, "--served-model-name") == "tiny"
+    assert [one["name"] for one in plan.lora_modules] == ["tiny@v1", "shouts"]
 
 
 def test_what_did_not_pass_is_said(fleet: Fleet) -> None:
