@@ -13,7 +13,7 @@ from typing import Any
 from infra.device_memory import Device, local_devices
 from infra.errors import Fault, RequestError
 from infra.storage import Store
-from tasks.exporting.numbers import bytes_of, type_for
+from tasks.exporting.possible import expected_bytes
 from tasks.planning.base import PlannedBase, look_at, meta_model
 from tasks.planning.decisions import power_of
 from tasks.planning.duration import Speed, guessed_speed, matmul_flops, measured_speed
@@ -228,30 +228,18 @@ class _Planner:
     # --- disk, cache, time
 
     def _disk_facts(self, facts: Facts, adapter: Adapter) -> None:
-        assert adapter.training
-        trains = facts["trainable_params"]
-        adapter_bytes = 2 * trains if adapter.method == "full" else 4 * trains  # a model goes back to 16 bits
-        merges = {"merged", "gguf"} & set(self.recipe.publish.what) and adapter.method in ("lora", "qlora")
+        assert self.base and adapter.training
+        trains, publish, whole = facts["trainable_params"], self.recipe.publish, adapter.method == "full"
+        adapter_bytes = 2 * trains if whole else 4 * trains  # a model goes back to 16 bits
+        model_bytes = expected_bytes(meta_model(self.base), publish.gguf.type) if "gguf" in publish.what else 0
         disk = {
             "adapter": adapter_bytes,
             # float32 weights and AdamW's two moments, one more while it is written; and the best weights
             "checkpoints": ((KEPT + 1) * 12 + 4 * adapter.training.load_best_model_at_end) * trains,
-            "merged": 2 * facts["total_params"] if merges else 0,
-            "gguf": self._gguf_bytes(adapter, trains) if "gguf" in self.recipe.publish.what else 0,
+            "merged": 2 * facts["total_params"] if {"merged", "gguf"} & set(publish.what) and not whole else 0,
+            "gguf": model_bytes and model_bytes + (0 if whole else 2 * trains),  # the adapter's A and B are f16 there
         }
         facts["disk"] = {**disk, "total": sum(disk.values()) + (facts["trials"] - 1) * adapter_bytes}
-
-    def _gguf_bytes(self, adapter: Adapter, trains: int) -> int:
-        """Tensors of the model's file, and of the adapter's in f16; settings and vocabulary are small beside them."""
-        assert self.base
-        model = meta_model(self.base)
-        ends = {id(one.weight) for one in (model.get_input_embeddings(), model.get_output_embeddings())}
-        wanted = self.recipe.publish.gguf.type
-        total = 0
-        for parameter in model.parameters():
-            name = "token_embd.weight" if id(parameter) in ends else ""
-            total += bytes_of(parameter.shape, type_for(name, parameter.shape, wanted))
-        return total + (0 if adapter.method == "full" else 2 * trains)
 
     def _cache_facts(self, facts: Facts, adapter: Adapter, data: DataSet) -> None:
         assert self.base
