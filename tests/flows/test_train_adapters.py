@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from infra.errors import RequestError
 from tasks.reporting.summary import exit_code
+from tasks.training.models import load_base
 from tests.flows.conftest import FinishedRun
 from tests.flows.recipes import write_tiny_recipe
 
@@ -63,6 +64,7 @@ def test_artifacts_hold_exactly_their_files(finished_run: FinishedRun) -> None:
     assert by_what == {
         "adapter": ADAPTER_FILES | {"README.md", "tunefleet.json"},
         "merged": BASE_FILES | {"README.md", "tunefleet.json"},
+        "channels": {"stable.json"},
     }
     assert not (finished_run.folder / "published" / "idles").exists()
 
@@ -88,13 +90,13 @@ def test_records_are_paired_and_recompute_the_verdict(finished_run: FinishedRun)
     assert task["base"] == pytest.approx(sum(record["score"] for record in by_side["base"]) / 24)
 
 
-def test_the_published_merged_model_answers_as_base_and_adapter(finished_run: FinishedRun) -> None:
+def test_the_published_merged_model_answers_as_the_base_and_adapter_that_were_judged(finished_run: FinishedRun) -> None:
     places = {place["what"]: Path(place["uri"]) for place in adapter(finished_run, "learns")["published"]}
     (base,) = (finished_run.store / "bases").iterdir()
     tokenizer = AutoTokenizer.from_pretrained(places["merged"])
     ids = tokenizer("<|im_start|>user\nQuestion 99?<|im_end|>\n<|im_start|>assistant\n", return_tensors="pt").input_ids
     merged = AutoModelForCausalLM.from_pretrained(places["merged"], dtype=torch.float32)
-    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    plain = load_base(base, "nf4", "cpu", torch.float32)
     before = plain(ids).logits
     adapted = PeftModel.from_pretrained(plain, places["adapter"])
     with torch.inference_mode():
