@@ -59,6 +59,7 @@ def export(
             *("tasks.exporting", job, work),
             on_line=lambda line: print(line, file=sys.stderr),
             folder_stays=False,
+            preloaded=None,
         )
         (work / ("adapter-f16.gguf" if is_adapter else f"model-{type}.gguf")).rename(to)
     print(f"{to}: {facts['tensors']} tensors, {facts['bytes'] / 1e6:.1f} MB")

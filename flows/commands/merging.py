@@ -89,7 +89,9 @@ def _made(job: dict[str, Any], output: Path) -> dict[str, Any]:
     try:
         made.mkdir(parents=True)
         note = child(
-            "tasks.merging", {**job, "output": str(made)}, work, on_line=lambda line: print(line, file=sys.stderr)
+            *("tasks.merging", {**job, "output": str(made)}, work),
+            on_line=lambda line: print(line, file=sys.stderr),
+            preloaded=None,
         )
         made.rename(output)
     finally:

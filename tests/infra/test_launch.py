@@ -1,4 +1,6 @@
-"""Stages in real processes: what reaches the caller, what each ending becomes, and that nothing outlives it."""
+"""Stages in real processes, new and forked: what reaches the caller, what each ending becomes, and that nothing
+outlives it.
+"""
 
 import ctypes
 import json
@@ -8,87 +10,38 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from pathlib import Path
-from textwrap import dedent, indent
 from typing import Any
 
 import pytest
 
-from infra import errors
+from infra import errors, forked
 from infra.errors import DivergedError, KilledError, OutOfMemoryError, PreemptedError, RequestError, StageError
-from infra.launch import LINGER_SECONDS, ORPHAN_GRACE_SECONDS, interruption_stops_stages, run_stage
+from infra.launch import interruption_stops_stages
 from infra.settings import PROJECT
 from infra.stage_process import EXIT_OUT_OF_MEMORY, EXIT_PREEMPTED, outcome
+from infra.supervise import LINGER_SECONDS, ORPHAN_GRACE_SECONDS
+from tests.infra.toy_stage import Stage, is_alive, wait_until
 
-# What the bodies of the stages below may use.
-PROLOGUE = r"""
-import os, signal, subprocess, sys, time
-from pathlib import Path
-from infra.errors import *
-from infra.stage_process import main, progress
-
-def sleeper(code="", **options):
-    "A process that sleeps, once `code` has run in it."
-    ready, its_end = os.pipe()
-    code += f"\nimport os, time; os.write({its_end}, b'.'); time.sleep(60)"
-    process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[its_end], **options)
-    os.read(ready, 1)
-    return process.pid
-
-def wait_for(file):
-    while not file.exists():
-        time.sleep(0.02)
-"""
 IGNORE_SIGTERM = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
 
 
-class Stage:
-    """A stage module on disk, with what its run said."""
-
-    def __init__(self, home: Path):
-        self.home = home
-        self.folder = home / "stage"
-        self.env = {"PYTHONPATH": str(home)}
-        self.lines: list[str] = []
-        self.events: list[dict[str, Any]] = []
-
-    def write(self, body: str) -> None:
-        source = f"{PROLOGUE}\ndef run(job, folder):\n{indent(dedent(body), '    ')}\n"
-        (self.home / "toy.py").write_text(f"{source}\nif __name__ == '__main__':\n    main(run)\n")
-
-    def run(self, body: str, **options: Any) -> dict[str, Any]:
-        self.write(body)
-        options = {"job": {}, "env": {}, "on_line": self.lines.append, "on_progress": self.events.append, **options}
-        options["env"] = {**self.env, **options["env"]}
-        return run_stage("toy", folder=self.folder, **options)
-
-    def pids(self) -> list[int]:
-        """Those that the stage wrote to the file pids."""
-        return [int(pid) for pid in (self.folder / "pids").read_text().split()]
+@pytest.fixture(params=["new", "forked"])
+def stage(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Stage]:
+    """Whatever holds of a stage in a new process holds of one that a warm process has forked."""
+    is_forked = request.param == "forked"
+    yield Stage(tmp_path, ["wave"] if is_forked else None)
+    assert bool(forked._processes) == is_forked
+    assert all(process.poll() is None for process in forked._processes)  # else the stage was started anew
+    forked.end()
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Stage:
+def new_stage(tmp_path: Path) -> Stage:
     return Stage(tmp_path)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> float:
-    """The seconds it took."""
-    start = time.monotonic()
-    while not condition():
-        assert time.monotonic() < start + seconds, "not in time"
-        time.sleep(0.02)
-    return time.monotonic() - start
 
 
 # --- what reaches the caller
@@ -206,9 +159,9 @@ def test_a_failure_shows_the_log_and_how_to_rerun(stage: Stage) -> None:
     assert again.stdout.endswith("line 99\n")
 
 
-def test_a_command_that_does_not_exist(stage: Stage) -> None:
+def test_a_command_that_does_not_exist(new_stage: Stage) -> None:
     with pytest.raises(StageError, match="cannot start no-such-launcher: No such file"):
-        stage.run("return {}", command=["no-such-launcher", "--flag"])
+        new_stage.run("return {}", command=["no-such-launcher", "--flag"])
 
 
 TORCHRUN_REPORT = """
@@ -247,16 +200,16 @@ def test_causes_behind_a_launcher(tmp_path: Path, noted: int | None, report: str
     [(None, DivergedError), (EXIT_PREEMPTED, DivergedError), (EXIT_OUT_OF_MEMORY, OutOfMemoryError)],
 )
 def test_a_launcher_hides_the_exit_code_but_not_the_cause(
-    stage: Stage, sibling: int | None, error: type[Exception]
+    new_stage: Stage, sibling: int | None, error: type[Exception]
 ) -> None:
     launcher = ["sh", "-c", '"$@" || exit 1', "launcher", sys.executable]
     noted = f'(folder / \'outcome.json\').write_text(\'{{"exit_code": {sibling}, "error": ""}}\');' if sibling else ""
     with pytest.raises(error):
-        stage.run(f"{noted} raise DivergedError('the loss is NaN')", command=launcher)
+        new_stage.run(f"{noted} raise DivergedError('the loss is NaN')", command=launcher)
 
 
 @pytest.mark.slow
-def test_one_of_two_processes_under_accelerate_is_killed(stage: Stage) -> None:
+def test_one_of_two_processes_under_accelerate_is_killed(new_stage: Stage) -> None:
     accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     accelerate += [
         "--num_machines",
@@ -269,7 +222,7 @@ def test_one_of_two_processes_under_accelerate_is_killed(stage: Stage) -> None:
         "0",
     ]
     with pytest.raises(OutOfMemoryError, match="SIGKILL"):
-        stage.run(
+        new_stage.run(
             """
             with (folder / "pids").open("a") as pids:
                 print(os.getpid(), file=pids)
@@ -283,9 +236,9 @@ def test_one_of_two_processes_under_accelerate_is_killed(stage: Stage) -> None:
             env={"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"},
         )
     # The survivor was preempted by the launcher, and that must not be taken for the cause.
-    assert json.loads((stage.folder / "outcome.json").read_text())["exit_code"] == EXIT_PREEMPTED
-    assert len(stage.pids()) == 2
-    assert not any(map(is_alive, stage.pids()))
+    assert json.loads((new_stage.folder / "outcome.json").read_text())["exit_code"] == EXIT_PREEMPTED
+    assert len(new_stage.pids()) == 2
+    assert not any(map(is_alive, new_stage.pids()))
 
 
 # --- nothing survives
@@ -407,6 +360,7 @@ from pathlib import Path
 from infra.launch import run_stage
 home = Path(sys.argv[1])
 options = {"folder": home / "stage", "env": {"PYTHONPATH": str(home)}, "on_line": str}
+options["preloaded"] = sys.argv[2:] or None
 threading.Thread(target=run_stage, args=("toy", {}), kwargs=options).start()
 time.sleep(60)
 """
@@ -417,7 +371,7 @@ def test_all_die_with_a_caller_that_is_killed(stage: Stage) -> None:
         if job.get("second"):
             return {{"alive": [pid for pid in job["pids"] if Path(f"/proc/{{pid}}").exists()]}}
         pids = [os.getpid(), sleeper(), sleeper(start_new_session=True), sleeper({IGNORE_SIGTERM!r})]
-        (folder / ".pids").write_text(" ".join(map(str, pids)))
+        (folder / ".pids").write_text(" ".join(map(str, [os.getppid(), *pids])))
         (folder / ".pids").rename(folder / "pids")
         try:
             time.sleep(60)
@@ -425,16 +379,18 @@ def test_all_die_with_a_caller_that_is_killed(stage: Stage) -> None:
             print("saving", flush=True)  # to nobody
             (folder / "saved").touch()
     """)
-    caller = subprocess.Popen([sys.executable, "-c", CALLER, str(stage.home)], cwd=PROJECT)
+    preloaded = stage.preloaded or []
+    caller = subprocess.Popen([sys.executable, "-c", CALLER, str(stage.home), *preloaded], cwd=PROJECT)
     wait_until(lambda: (stage.folder / "pids").exists())
+    [supervisor, *pids] = stage.pids()
+    assert ("infra.warm" in Path(f"/proc/{supervisor}/cmdline").read_text()) == bool(preloaded)
     caller.kill()
     caller.wait()
-    pids = stage.pids()
     assert any(map(is_alive, pids))
     # The next try in that folder begins when the last process of the killed one has ended.
     job: dict[str, Any] = {"second": True, "pids": pids}
     start = time.monotonic()
-    again = run_stage("toy", job, folder=stage.folder, env=stage.env, on_line=stage.lines.append)
+    again = stage.run_again(job=job)
     assert again == {"alive": []}
     assert ORPHAN_GRACE_SECONDS - 1 < time.monotonic() - start < ORPHAN_GRACE_SECONDS + 4  # one ignores SIGTERM
     assert stage.lines == [f"waiting for the stage that still runs in {stage.folder}"]
@@ -445,7 +401,7 @@ def test_a_stage_outlives_the_thread_that_started_it(tmp_path: Path) -> None:
     started: list[subprocess.Popen[bytes]] = []
 
     def start() -> None:
-        command = [sys.executable, "-m", "infra.launch", str(os.getpid()), "5", "sleep", "60"]
+        command = [sys.executable, "-m", "infra.supervise", str(os.getpid()), "5", "sleep", "60"]
         started.append(subprocess.Popen(command, cwd=PROJECT, start_new_session=True))
         time.sleep(0.5)  # the supervisor is up before the thread ends
 
