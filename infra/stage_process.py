@@ -3,7 +3,7 @@
 On the stage's side, `tasks/<stage>/__main__.py` is `main(run)`: it reads job.json, calls `run(job, folder)` and
 leaves beside the job
 
-    result.json    what `run` returned; only on success, and only from the first of several processes
+    result.json    what `run` returned; only on success, and only from the first of this machine's processes
     faults.json    what is wrong with the request, when that is why it ended
     outcome.json   the exit code and the error in one line, when it failed: launchers that start several
                    processes (accelerate, torchrun) end with 1 whatever their children ended with
@@ -91,7 +91,7 @@ def main(run: Callable[[dict[str, Any], Path], Mapping[str, JSON]], argv: Sequen
 def progress(**fields: JSON) -> None:
     """Report how far the stage is: one line, which the launching side turns back into a dict (at most 64 KiB).
 
-    Of several processes that train together only the first is heard.
+    Of several processes that train together only the first is heard, of each machine.
     """
     if not _is_first():
         return
@@ -101,7 +101,7 @@ def progress(**fields: JSON) -> None:
 
 
 def _is_first() -> bool:
-    return os.environ.get("RANK") in (None, "0")
+    return os.environ.get("LOCAL_RANK", os.environ.get("RANK")) in (None, "0")
 
 
 def split_progress(line: str) -> tuple[str, dict[str, Any] | None]:

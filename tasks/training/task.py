@@ -1,15 +1,18 @@
 """Training as a Prefect task: one adapter on its device slots, in processes of its own.
 
 A job keeps its checkpoints under its stage key, so that the next run of the same work goes on where this one was
-stopped. A job that runs out of memory starts again with half the rows per forward pass and twice the accumulation.
+stopped, also on another machine (kept.py). A job that runs out of memory starts again with half the rows per forward
+pass and twice the accumulation.
 """
 
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
+from httpx import HTTPError
 from prefect import get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
@@ -23,7 +26,8 @@ from tasks.recipe.schema import Adapter
 from tasks.retrying import STAGE
 from tasks.runs import Run, child
 from tasks.training.checkpoints import newest_whole, step_of
-from tasks.training.launching import launch_command, launch_environment
+from tasks.training.kept import Kept, forget
+from tasks.training.launching import launch_command, launch_environment, spread
 
 # How often somebody looks, saves or reports, and how memory is saved, does not change the weights; max_length is only
 # checked. Checkpoints are told apart by library versions and kind of device as well: exactness ends where these change.
@@ -63,7 +67,7 @@ def train(
     assert adapter.training and adapter.lora and adapter.accelerate, "the recipe was not resolved"
     logger, store, asked = get_run_logger(), run.store, adapter.accelerate
     work = train_work(adapter, base=base.ref.digest, data=data.ref.digest)
-    kept = scratch_folder(store) / "checkpoints" / work.key
+    checkpoints = f"checkpoints/{work.key}"
     same = digest_json({"versions": library_versions(), "device": devices()[0].partition(":")[0]})[:SHORT]
     logs = scratch_folder(store).parent / "runs" / run.run_id / "logs" / adapter.name
     job = {
@@ -75,8 +79,13 @@ def train(
         "accelerate": asked.model_dump(mode="json"),
     }
 
+    def kept(batch: int) -> Kept:
+        return Kept(store, f"{checkpoints}/{same}-batch-{batch}", logger)
+
     def make(folder: Path, output: Path) -> dict[str, Any]:
-        progress = cast(UUID, create_progress_artifact(progress=0.0, key=artifact_key(adapter.name)))
+        progress: UUID | None = None
+        with suppress(HTTPError):  # a bar in Prefect's UI; no training ends because the API is away
+            progress = cast(UUID, create_progress_artifact(progress=0.0, key=artifact_key(adapter.name)))
 
         def show(event: dict[str, Any]) -> None:
             if "validation_loss" in event:
@@ -89,9 +98,13 @@ def train(
                 *(adapter.name, event["step"], event["steps"], event["loss"]),
                 *(event["tokens_per_second"], event["seconds_left"]),
             )
-            update_progress_artifact(progress, progress=100 * event["step"] / event["steps"])
+            if progress:
+                with suppress(HTTPError):
+                    update_progress_artifact(progress, progress=100 * event["step"] / event["steps"])
 
-        with device_slots(asked.num_processes, per_device, on_wait=logger.info) as places:
+        machines = spread(asked.config, asked.num_processes)
+        with device_slots(asked.num_processes // machines.count, per_device, on_wait=logger.info) as places:
+            job["from_store"] = {"store": store.root, "base": base.ref.model_dump(), "data": data.ref.model_dump()}
             job["base"], job["data"] = str(store.fetch(base.ref)), str(store.fetch(data.ref))
             job["device"] = CPU if places == [CPU] else "cuda:0"
 
@@ -99,32 +112,35 @@ def train(
                 batch = training["per_device_train_batch_size"]
                 shutil.rmtree(output)
                 output.mkdir()
-                return child(
-                    "tasks.training",
-                    {
-                        **job,
-                        "training": training,
-                        "checkpoints": str(kept / f"{same}-batch-{batch}"),
-                        "output": str(output),
-                    },
-                    folder / f"batch-{batch}",
-                    on_line=logger.debug,
-                    on_progress=show,
-                    command=launch_command(places, asked.config, asked.num_processes),
-                    env={
-                        **launch_environment(places, per_device, asked.num_processes),
-                        "TENSORBOARD_LOGGING_DIR": str(logs),
-                    },
-                )
+                here = kept(batch)
+                here.fetch()
+                with here.sent():
+                    return child(
+                        "tasks.training",
+                        {
+                            **job,
+                            "training": training,
+                            "checkpoints": str(here.folder),
+                            "output": str(output),
+                        },
+                        folder / f"batch-{batch}",
+                        on_line=logger.debug,
+                        on_progress=show,
+                        command=launch_command(places, asked.config, asked.num_processes, machines),
+                        env={
+                            **launch_environment(places, per_device, asked.num_processes, machines),
+                            "TENSORBOARD_LOGGING_DIR": str(logs),
+                        },
+                    )
 
             def saved_step(batch: int) -> int:
-                checkpoint = newest_whole(kept / f"{same}-batch-{batch}")
+                checkpoint = newest_whole(kept(batch).folder)
                 return step_of(checkpoint) if checkpoint else 0
 
             return within_memory(attempt, job["training"], saved_step=saved_step, tell=logger.warning)
 
     result = run.once(work, make)
-    shutil.rmtree(kept, ignore_errors=True)  # the result is in the store; nothing will be resumed
+    forget(store, checkpoints, logger)  # the result is in the store; nothing will be resumed
     return result
 
 

@@ -19,7 +19,7 @@ from transformers import Trainer
 from trl import DPOTrainer, SFTTrainer
 
 from infra.errors import DivergedError, PreemptedError
-from tasks.training import checkpoints, curve, features
+from tasks.training import checkpoints, curve, features, travelling
 from tasks.training.rendering import IGNORED
 from tasks.training.sampling import SeededLengthSampler
 from tasks.training.watch import Watch
@@ -74,7 +74,7 @@ class Reliable:
             self._train_to_the_end()
 
     def _train_to_the_end(self: Any) -> None:
-        resume = checkpoints.newest_whole(self._keep)
+        resume = travelling.newest_whole(self._keep)
         if resume:
             self.seconds_before = json.loads((resume / CLOCK).read_text())["seconds"]
             print(f"going on after step {checkpoints.step_of(resume)}, from {resume}", flush=True)
@@ -84,7 +84,9 @@ class Reliable:
         if self._asked_to_stop and not self.is_done:
             raise PreemptedError(f"asked to stop (SIGTERM); a checkpoint of step {self.state.global_step} is saved")
         if self._save_best and self.state.best_global_step not in (None, self.state.global_step):
-            self._load_from_checkpoint(str(self._keep / f"best-{self.state.best_global_step}"))
+            best = self._keep / f"best-{self.state.best_global_step}"
+            travelling.to_all(best)
+            self._load_from_checkpoint(str(best))
 
     @property
     def is_done(self: Any) -> bool:
@@ -199,6 +201,7 @@ class Reliable:
         self.args.output_dir, self.processing_class = str(beside), None
         try:
             Trainer._save_checkpoint(self, model, trial)
+            travelling.to_first(beside)
             if self.args.should_save:
                 (beside / CLOCK).write_text(json.dumps({"seconds": self.seconds}))
         finally:

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from infra.errors import RequestError, StageError
+from infra.rendezvous import ALONE, Nodes
 from infra.settings import PROJECT
 from tasks.training import launching
 from tasks.training.launching import (
@@ -16,10 +17,29 @@ from tasks.training.launching import (
     launch_command,
     launch_environment,
     own_device,
+    spread,
 )
 
 FILES = sorted((PROJECT / "infra" / "accelerate").glob("*.yaml"))
 TWO = ["cuda:0", "cuda:1"]
+FIRST, SECOND = (Nodes(rank, 2, "10.0.0.7", 4000) for rank in (0, 1))
+
+
+@pytest.fixture(autouse=True)
+def one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "GLOO_SOCKET_IFNAME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def crew(monkeypatch: pytest.MonkeyPatch, rank: int = 0) -> None:
+    """This is one of two machines."""
+    for name, value in (
+        ("NNODES", "2"),
+        ("NODE_RANK", str(rank)),
+        ("MASTER_ADDR", "10.0.0.7"),
+        ("MASTER_PORT", "4000"),
+    ):
+        monkeypatch.setenv(name, value)
 
 
 def test_one_process_is_plain_python() -> None:
@@ -96,6 +116,57 @@ def test_a_process_alone_is_not_two() -> None:
     assert_world_size(1)
     with pytest.raises(StageError, match="asked for 2 processes, got 1"):
         assert_world_size(2)
+
+
+# --- several machines
+
+
+def test_processes_are_spread_over_the_machines_of_the_job_and_one_is_on_this_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert spread("fsdp", 4) == ALONE
+    crew(monkeypatch)
+    assert (spread("ddp", 4), spread("ddp", 1)) == (FIRST, ALONE)
+
+
+def test_what_cannot_be_spread_is_refused_for_all_reasons_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    crew(monkeypatch, rank=1)
+    with pytest.raises(RequestError) as refused:
+        spread("fsdp", 3)
+    assert [fault.where for fault in refused.value.faults] == [
+        *("accelerate.num_processes", "accelerate.config", "NODE_RANK")
+    ]
+
+
+def test_machine_0_conducts_and_the_others_are_launched_like_it() -> None:
+    first, second = (launch_command(TWO, "ddp", 4, machine) for machine in (FIRST, SECOND))
+    assert first[:3] == [sys.executable, "-m", "infra.conducting"]
+    ranks = [command[command.index("--machine_rank") + 1] for command in (first, second)]
+    assert ranks == ["0", "1"]
+    assert [word for word in first[3:] if word != "0"] == [word for word in second if word != "1"]
+    with pytest.raises(RequestError, match="got 1 for 2 devices"):
+        launch_command(TWO, "ddp", 2, FIRST)
+
+
+def test_accelerate_understands_it_as_torchrun_will() -> None:
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_multi_gpu_env
+
+    arguments = _validate_launch_command(
+        launch_command_parser().parse_args([*launch_command(TWO, "ddp", 4, SECOND)[3:], "script.py"])
+    )[0]
+    prepare_multi_gpu_env(arguments)
+    assert (arguments.nnodes, arguments.node_rank, arguments.nproc_per_node) == ("2", 1, "2")
+    assert (arguments.rdzv_backend, arguments.rdzv_endpoint) == ("static", "10.0.0.7:4001")
+
+
+def test_machines_talk_through_the_network_and_share_no_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    apart = launch_environment(["cpu"], 1, 4, FIRST)
+    assert apart["OMP_NUM_THREADS"] == "8" and "GLOO_SOCKET_IFNAME" not in apart
+    for here in (ALONE, Nodes(1, 2, "localhost"), Nodes(1, 2, "127.0.0.1")):
+        assert launch_environment(["cpu"], 1, 4, here)["GLOO_SOCKET_IFNAME"] == "lo"
 
 
 # --- the files
