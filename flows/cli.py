@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import cyclopts
 
-from flows.commands import exporting, merging, publishing, recipes, releases, results, serving
+from flows.commands import deployments, exporting, merging, operations, publishing, recipes, releases, results, serving
 from infra.errors import RequestError, TunefleetError
 
 app = cyclopts.App(
@@ -29,12 +29,14 @@ VERBS: dict[str, dict[str, Callable[..., int]]] = {
         **{"promote": releases.promote_release, "rollback": releases.rollback_release},
         **{"verify": releases.verify_release, "gc": releases.collect_garbage, "vllm": serving.vllm},
     },
+    "Cluster": {"deploy": deployments.deploy, "doctor": operations.doctor},
     "By hand": {"merge": merging.merge, "export": exporting.export},
 }
 for group, verbs in VERBS.items():
     in_this_order = cyclopts.Group.create_ordered(group)
     for name, verb in verbs.items():
         app.command(verb, name=name, group=in_this_order)
+app.command(deployments.deployment)
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ recipe -> check destinations -> ingest rows, import base -> preflight -> train, 
        -> evaluate base + adapters -> judge, look again, cure -> gate -> merge -> publish -> summary
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from prefect import flow
 
@@ -19,6 +19,9 @@ from tasks.forgetting.fleet import judge_members
 from tasks.gathering import Stopwatch, all_results
 from tasks.ingestion.task import import_base, ingest
 from tasks.judging.fleet import win_rates
+from tasks.operations.notices import on_crashed, on_failure, tell, told
+from tasks.packs.sending import check_workers
+from tasks.packs.training import train_all
 from tasks.preflight.task import preflight
 from tasks.prompting.task import draw_shots
 from tasks.publishing.task import check, check_space
@@ -26,22 +29,26 @@ from tasks.recipe.loading import load_recipe, prepared
 from tasks.recipe.schema import Recipe
 from tasks.reporting.task import report
 from tasks.runs import new_run
-from tasks.training.fleet import train_fleet
 
 
-@flow(name="train-adapters")
+@flow(name="train-adapters", on_failure=[on_failure], on_crashed=[on_crashed])
 @interruption_stops_stages()
-def train_adapters(recipe: Recipe | str, store: str | None = None) -> dict[str, Any]:
+def train_adapters(
+    recipe: Recipe | str, store: str | None = None, run_on: Literal["here", "workers"] = "here"
+) -> dict[str, Any]:
     """Train, judge and release the adapters of a recipe (the recipe itself, or the path of its file).
 
+    On "workers", what takes a GPU is sent to the workers of the pool tunefleet-gpu (docs/OPERATIONS.md).
     Returns the summary that is also left in the store. RequestError, before any training, if something about the
     request is wrong; an adapter that fails does not stop the others.
     """
     recipe = load_recipe(recipe) if isinstance(recipe, str) else prepared(recipe)
-    run, watch = new_run(store or default_store()), Stopwatch()
+    run, watch = new_run(store or default_store(), run_on), Stopwatch()
     prompts = [adapter for adapter in recipe.adapters if adapter.method == "prompt"]
 
     with watch("prepare"):
+        if run.on == "workers":
+            check_workers(run.store)
         check(recipe)
         importing = import_base.submit(run, recipe.base)
         data = all_results({adapter.name: ingest.submit(run, adapter) for adapter in recipe.adapters})
@@ -52,7 +59,7 @@ def train_adapters(recipe: Recipe | str, store: str | None = None) -> dict[str, 
 
     with watch("train"):
         in_training = self_test.start_training(run, recipe, base)
-        done = train_fleet(run, recipe, base, data)
+        done = train_all(run, recipe, base, data, checked.facts)
         recipe, data, failed = done.recipe, done.data, done.failed  # a search puts its best trials in the fleet
         trained = done.trained | prompted
         fleet = [AdapterOutcome(adapter, quantization_of(recipe, adapter), base=base) for adapter in recipe.adapters]
@@ -87,7 +94,7 @@ def train_adapters(recipe: Recipe | str, store: str | None = None) -> dict[str, 
                 except TunefleetError as error:
                     one.error = str(error)
 
-    return report(
+    summary = report(
         *(run, recipe, fleet),
         base=base,
         data=data,
@@ -97,3 +104,5 @@ def train_adapters(recipe: Recipe | str, store: str | None = None) -> dict[str, 
         self_tests=noticed,
         timings=watch,
     )
+    tell(*told(summary))
+    return summary

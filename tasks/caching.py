@@ -8,6 +8,7 @@ Prefect's own result cache is not used for artifacts: it trusts a stored value w
 first, hashes what it finds, and a task whose result was there says so by ending in a state named "Cached".
 """
 
+import os
 import shutil
 import subprocess
 import time
@@ -97,7 +98,7 @@ def library_versions() -> dict[str, str]:
 
 @lru_cache
 def git_commit() -> str | None:
-    """The project's commit, with "+" if files differ from it; None outside a git checkout."""
+    """The project's commit, with "+" if files differ from it; what an image says of itself; None if nobody knows."""
     root = Path(__file__).parents[1]
 
     def git(*words: str) -> str:
@@ -106,4 +107,4 @@ def git_commit() -> str | None:
     try:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return os.environ.get("TUNEFLEET_COMMIT") or None

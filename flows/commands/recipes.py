@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -22,6 +22,7 @@ def run(
     *,
     store: StoreOption = None,
     set_: Set = (),
+    run_on: Annotated[Literal["here", "workers"], Parameter(name="--on", help="where GPUs are used")] = "here",
     json_: AsJson = False,
 ) -> int:
     """Run a recipe from its data to published adapters.
@@ -35,7 +36,7 @@ def run(
     from flows.train_adapters import train_adapters
     from tasks.reporting.summary import exit_code
 
-    summary = train_adapters(loaded, store=store)
+    summary = train_adapters(loaded, store=store, run_on=run_on)
     if json_:
         print(json.dumps(summary, ensure_ascii=False))
     else:

@@ -22,9 +22,9 @@ from tasks.curing.search import cure_scales, planned
 from tasks.curing.task import answer_general_prompts, mix_replay, scale_adapter
 from tasks.evaluation.scoring import BASE, Scores
 from tasks.forgetting.fleet import Judged, judge_members, prompts_among
+from tasks.packs.training import train_one
 from tasks.recipe.schema import Adapter, Cure, Recipe
 from tasks.runs import Run
-from tasks.training.task import train
 
 Candidates = Mapping[str, tuple[Adapter, StageResult]]
 Verdict = tuple[StageResult, dict[str, Any]]
@@ -182,7 +182,7 @@ def _by_replay(
         run, base, quantization_of(recipe, adapter), asked.prompts, max_new_tokens=asked.max_new_tokens
     )
     mixed = mix_replay(run, adapter, data, answers, general, share=asked.share, seed=adapter.training.seed)
-    artifact = train(run, adapter, base, mixed, per_device=recipe.adapters_per_device)
+    artifact = train_one(run, recipe, adapter, base, mixed).result()
     side = f"{adapter.name}.replay"
     candidates[side] = {"kind": "replay", "scale": 1.0, "share": asked.share, "artifact": artifact, "data": mixed}
     judge({side: (adapter, artifact)})

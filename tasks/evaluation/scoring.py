@@ -77,12 +77,14 @@ def cells_of(
     folder_of: Callable[[StageResult], str],
     look: int = 1,
     self_tests: Sequence[SelfTest] = (),
+    base_only: bool = False,
 ) -> list[Cell]:
     """Every cell of `members` (side -> adapter; all share `quantization`) and of their base, the base's first.
 
     `trained` is by side, `data` by the adapter's name: several sides can be one adapter in several strengths. A prompt
     is asked its own target only: its weights are the base's, so there is nothing that it could forget. Without
-    examples its cells are the base's own. Looks after the first hold further general documents and nothing else.
+    examples its cells are the base's own. Looks after the first hold further general documents and nothing else. With
+    `base_only`, the base's cells alone, for which nothing needs to be trained yet.
     """
     evaluation, looks = recipe.evaluation, recipe.gate.looks
     versions = library_versions()
@@ -136,7 +138,8 @@ def cells_of(
             upstream["adapter"] = test.adapter.ref.digest
         return Cell(test.side, name, {**common, **spec}, upstream, {**spec, **job})
 
-    own = {BASE: list(dict.fromkeys(name for names in targets.values() for name in names)), **targets}
+    own = {BASE: list(dict.fromkeys(name for names in targets.values() for name in names))}
+    own |= {} if base_only else targets
     cells = [cell(side, name) for side in own for name in [*([] if side in prompts else general), *own[side]]]
     return cells + [damaged(test, name) for test in self_tests for name in checked]
 

@@ -29,8 +29,12 @@ def evaluate(
     trained: Mapping[str, StageResult],
     look: int = 1,
     self_tests: Sequence[SelfTest] = (),
+    base_only: bool = False,
 ) -> tuple[Scores, dict[str, str]]:
-    """Scores of the base in this precision and of `members` (side -> adapter); and why one could not be scored."""
+    """Scores of the base in this precision and of `members` (side -> adapter); and why one could not be scored.
+
+    With `base_only`, only what the base is asked because of these members.
+    """
     logger = get_run_logger()
     store = run.store
     kind = "cpu" if devices() == ["cpu"] else "cuda"
@@ -44,6 +48,7 @@ def evaluate(
         folder_of=lambda result: str(store.fetch(result.ref)),
         look=look,
         self_tests=self_tests,
+        base_only=base_only,
     )
     made_for_tests = {test.side: test for test in self_tests}
 

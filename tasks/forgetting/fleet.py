@@ -16,9 +16,9 @@ from typing import Any, Literal
 from infra.errors import TunefleetError
 from tasks.artifacts import StageResult, quantization_of
 from tasks.evaluation.scoring import Scores, SelfTest
-from tasks.evaluation.task import evaluate
 from tasks.forgetting.looks import levels
 from tasks.forgetting.task import compare_adapter, judge_adapters
+from tasks.packs.evaluating import evaluate_all
 from tasks.recipe.schema import Adapter, Recipe
 from tasks.runs import Run
 
@@ -61,7 +61,7 @@ def judge_members(
     undecided = dict(members)
     for look in range(1, looks + 1):
         for one in sorted({precision[side] for side in undecided}):
-            scores, unscored = evaluate(
+            scores, unscored = evaluate_all(
                 *(run, recipe, one),
                 members={side: adapter for side, adapter in undecided.items() if precision[side] == one},
                 base=base,

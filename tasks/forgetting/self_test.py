@@ -26,9 +26,9 @@ from tasks.forgetting.task import compared, general_questions
 from tasks.forgetting.verdict import TaskVerdict
 from tasks.ingestion.chat_template import has_chat_template
 from tasks.ingestion.task import ingest
+from tasks.packs.training import train_one
 from tasks.recipe.schema import Accelerate, Adapter, Data, Lora, Messages, Recipe, Target, Training
 from tasks.runs import Run
-from tasks.training.task import train
 
 AGAIN, NOISED, ONE_ANSWER = "_again", "_noised", "_one-answer"  # no adapter's name begins like that
 EXPECTED = {AGAIN: "PASS", NOISED: "FAIL", ONE_ANSWER: "FAIL"}
@@ -70,7 +70,7 @@ def start_training(run: Run, recipe: Recipe, base: StageResult) -> dict[str, Pre
     for precision in sorted({quantization_of(recipe, one) for one in trained}):
         adapter = one_answer("qlora" if precision == "nf4" else "lora", chat)
         data = ingest(run, adapter)
-        futures[precision] = train.submit(run, adapter, base, data, per_device=recipe.adapters_per_device)
+        futures[precision] = train_one(run, recipe, adapter, base, data)
     return futures
 
 

@@ -27,7 +27,7 @@ from tasks.training.checkpoints import KEPT
 from tasks.training.memory import MARGIN, Memory, choose_checkpointing, estimate, fits
 from tasks.training.methods import count
 from tasks.training.models import add_adapter
-from tasks.training.schedule import steps_of
+from tasks.training.schedule import epochs_of, steps_of
 from tasks.training.task import train_work
 
 Facts = dict[str, Any]
@@ -150,15 +150,11 @@ class _Planner:
     def _length_facts(
         self, facts: Facts, adapter: Adapter, lengths: Lengths | None, rows: int, training: Facts
     ) -> None:
-        steps = facts["steps"] = steps_of(rows, training, facts["processes"])
+        facts["steps"] = steps_of(rows, training, facts["processes"])
         if lengths is None:
             return
-        rows_a_step = (
-            training["per_device_train_batch_size"] * training["gradient_accumulation_steps"] * facts["processes"]
-        )
-        epochs = steps * rows_a_step / rows if training["max_steps"] else training["num_train_epochs"]
         facts["longest_row"], facts["tokens_per_epoch"] = lengths.longest, lengths.tokens
-        facts["tokens"] = round(epochs * lengths.tokens)
+        facts["tokens"] = round(epochs_of(rows, training, facts["processes"]) * lengths.tokens)
         if lengths.measured < rows:
             facts["warnings"].append(f"tokens are scaled up from {lengths.measured:,} of {rows:,} rows")
 

@@ -11,7 +11,7 @@ from infra.errors import Fault, RequestError
 from tasks.ingestion.dataset import read_jsonl
 from tasks.training.models import changes_the_base
 from tasks.training.rendering import IGNORED, Rendered, render, render_pair
-from tasks.training.schedule import steps_of
+from tasks.training.schedule import epochs_of, steps_of
 
 SPLITS = ("train", "validation")
 
@@ -34,14 +34,16 @@ def measure_rows(tokenizer: Any, data: Path, adapter: Mapping[str, Any]) -> dict
         raise RequestError(faults)
     rows = rendered["train"]
     lengths = [len(row.input_ids) for row in rows]
+    count, processes = len(rows) // pairs, adapter["accelerate"]["num_processes"]
     return {
-        "steps": steps_of(len(rows) // pairs, training, adapter["accelerate"]["num_processes"]),
+        "steps": steps_of(count, training, processes),
         "tokens_per_epoch": sum(lengths),
+        "tokens": round(epochs_of(count, training, processes) * sum(lengths)),
         "longest_row": max(lengths),
         "trained_tokens": sum(label != IGNORED for row in rows for label in row.labels),
         "warnings": warnings(
             tokenizer,
-            rows=len(rows) // pairs,
+            rows=count,
             near_copies=adapter["near_copies"],
             lora=None if adapter["method"] == "full" else adapter["lora"],
         ),

@@ -64,7 +64,7 @@ def preflight(run: Run, recipe: Recipe, base: StageResult, data: dict[str, Stage
         (output / "facts.json").write_text(json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
         return facts
 
-    result = run.once(Work("preflight", 3, "preflights", recipe.name, spec, upstream), make)
+    result = run.once(Work("preflight", 4, "preflights", recipe.name, spec, upstream), make)
     for name, facts in result.facts.items():
         for warning in facts["warnings"]:
             logger.warning("%s: %s", name, warning)

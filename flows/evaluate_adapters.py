@@ -1,0 +1,31 @@
+"""What a worker of the GPU pool does for `train-adapters`: score the members of one pack beside their base."""
+
+from prefect import flow
+
+from infra.launch import interruption_stops_stages
+from tasks.evaluation.task import evaluate
+from tasks.packs.pack import Evaluated, Pack
+from tasks.packs.working import Done, work_on
+from tasks.runs import Run
+
+
+@flow(name="evaluate-adapters")
+@interruption_stops_stages()
+def evaluate_adapters(store: str, pack: str) -> None:
+    """Score the pack whose job lies at `pack` in `store`, and leave the answer beside it."""
+    work_on(store, pack, _evaluate)
+
+
+def _evaluate(run: Run, pack: Pack) -> Done:
+    assert pack.kind == "evaluate", f"{pack.kind} packs are for another flow"
+    scores, failed = evaluate(
+        *(run, pack.recipe, pack.quantization),
+        members=pack.members,
+        base=pack.base,
+        data=pack.data,
+        trained=pack.trained,
+        look=pack.look,
+        self_tests=pack.self_tests,
+        base_only=pack.base_only,
+    )
+    return {"evaluated": Evaluated(scores=scores, failed=failed)}
