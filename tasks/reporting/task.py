@@ -1,16 +1,16 @@
-"""Reporting as a Prefect task: summary.json in the store, and the same as a table artifact in Prefect's UI."""
+"""Reporting as a Prefect task: summary.json in the store, and what of it Prefect's UI shows."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prefect import task
-from prefect.artifacts import create_table_artifact
+from prefect import get_run_logger, task
 
 from tasks.artifacts import AdapterOutcome, StageResult
 from tasks.evaluation.records import read_records, scores_by_document
 from tasks.evaluation.scoring import BASE, PROBES, Scores
 from tasks.forgetting.comparison import over_prompting
 from tasks.recipe.schema import Recipe
+from tasks.reporting.prefect_artifacts import leave_artifacts
 from tasks.reporting.summary import summarise
 from tasks.reporting.table import PRECISIONS
 from tasks.retrying import STAGE
@@ -56,13 +56,7 @@ def report(
     )
     summary["warnings"] = _warnings(recipe, scores)
     run.store.write_json(f"runs/{run.run_id}/summary.json", summary)
-    rows = [
-        {"adapter": adapter["name"], "status": adapter["status"]}
-        | {key: task[key] for key in ("task", "role", "n", "base", "adapter", "delta", "verdict")}
-        for adapter in summary["adapters"]
-        for task in adapter["tasks"]
-    ]
-    create_table_artifact(table=rows, key="summary", description=f"Run {run.run_id}")
+    leave_artifacts(summary, get_run_logger().warning)
     return summary
 
 

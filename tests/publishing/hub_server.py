@@ -363,6 +363,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return hub.untag(repo, revision), {}
             case "GET", "" | "revision":
                 return hub.info(repo_id, repo, hub.at(repo, revision or "main")), {}
+            case "GET", "auth-check":
+                return {}, {}
             case "GET", "refs":
                 return hub.refs(repo), {}
             case "GET", "tree":

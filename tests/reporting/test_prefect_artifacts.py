@@ -1,0 +1,50 @@
+"""What Prefect's table says of an adapter; tests/operations/test_artifacts.py leaves it on a server."""
+
+import pytest
+
+from tasks.reporting.prefect_artifacts import adapter_row, artifact_key, summary_link
+from tests.reporting.test_summary import general, judged, learned, outcome, summary
+
+
+def test_an_adapter_is_a_row_of_its_gain_its_worst_drop_and_its_release() -> None:
+    tasks = (learned(60), general("pairs", 12, 2), general("capitals", 60, 2), general("pydoc", 2, 2))
+    content = summary(judged("lost", *tasks), judged("kept", learned(60), general("pairs", 2, 2), release="kept@v3"))
+    lost, kept = (adapter_row(one) for one in content["adapters"])
+    assert lost == {
+        "adapter": "lost",
+        "verdict": "FAIL",
+        "target": "+60.0 (+51.8 to +67.7)",
+        "worst general task": "capitals -19.3 (FAIL)",
+        "release": "",
+        "error": "",
+    }
+    assert kept["release"] == "kept@v3" and kept["verdict"] == "PASS"
+
+
+def test_the_worst_is_what_used_most_of_its_margin_not_what_dropped_most() -> None:
+    wide = general("wide", 30, 2).model_copy(update={"margin": 0.5})
+    narrow = general("narrow", 12, 2)
+    (adapter,) = summary(judged("a", learned(60), wide, narrow))["adapters"]
+    assert adapter_row(adapter)["worst general task"].startswith("narrow -3.3")
+
+
+def test_an_adapter_without_a_verdict_has_its_error_for_a_row() -> None:
+    died = outcome("died", "lora", "none", None, error="out of memory")
+    died.verdict = None
+    (adapter,) = summary(died)["adapters"]
+    assert adapter_row(adapter) == {
+        **{"adapter": "died", "verdict": "error", "target": "", "worst general task": "", "release": ""},
+        "error": "out of memory",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("demo", "adapters-demo"), ("My_Recipe.2", "adapters-my-recipe-2"), ("größe", "adapters-gr--e")]
+)
+def test_keys_are_what_prefect_takes(name: str, key: str) -> None:
+    assert artifact_key("adapters", name) == key
+
+
+def test_the_link_is_the_store_s() -> None:
+    assert summary_link({"store": "s3://b/p", "run_id": "7"}) == "s3://b/p/runs/7/summary.json"
+    assert summary_link({"store": "/a b", "run_id": "7"}) == "file:///a%20b/runs/7/summary.json"
