@@ -25,3 +25,8 @@ def cache_folder() -> Path:
 def scratch_folder(store: "Store") -> Path:
     """Local disk for work in progress; inside a local store, so that finished files move without a copy."""
     return Path(store.root) / "work" if store.is_local else cache_folder() / "work"
+
+
+def enter_project() -> dict[str, str]:
+    """A pull step of the deployments: Prefect makes "directory" the working directory of the flow run."""
+    return {"directory": str(PROJECT)}

@@ -8,6 +8,7 @@ over would be a part of the training that is lost without a word.
 """
 
 import re
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from dataclasses import dataclass
 from math import sqrt
@@ -32,12 +33,12 @@ _KEY = re.compile(
 _CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp")  # store weights as (in, out)
 
 
-class Delta:
+class Delta(ABC):
     """A change of one tensor. All tensors are float32, in the shape that the base stores."""
 
+    @abstractmethod
     def apply(self, weight: torch.Tensor) -> torch.Tensor:
         """The changed tensor; `weight` stays as it is."""
-        raise NotImplementedError
 
     def difference(self, weight: torch.Tensor) -> torch.Tensor:
         """What it adds to `weight`."""

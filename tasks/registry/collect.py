@@ -31,6 +31,8 @@ from tasks.registry.inventory import DIGEST, Inventory, Manifest, made_from
 EVIDENCE = {"scores", "comparisons", "verdicts", "judgements", "preflights", "replays"}
 UNFINISHED = "unfinished"
 WORK = "work"
+REMOTE = ("checkpoints", "packs")  # kinds of work that a remote store holds, too
+LEFT = "left by work that is over"
 INDEX = "index"
 _DAY = 24 * 3600.0  # seconds
 _SKEW = 15 * 60.0  # seconds that clocks may differ by: as many as S3 allows
@@ -201,11 +203,15 @@ def _unreferenced(
 
 
 def _left_work(store: Store, living: Living, before: float) -> Iterator[Garbage]:
-    """What stopped runs left on the disk of a local store. A remote store's work lies on each machine, unseen here."""
+    """What runs left in the store. In a remote one, checkpoints and packs; other work lies on each machine."""
     if not store.is_local:
+        for path in (f"{WORK}/{kind}/{key}" for kind in REMOTE for key in store.list_names(f"{WORK}/{kind}")):
+            files = _files(store, path)
+            if files and max(map(_time, files)) <= before and not living.works_on(path):
+                yield Garbage(path, WORK, sum(int(info["size"]) for info in files), LEFT, (), before)
         return
     work = scratch_folder(store)
-    shared = ("cells", "checkpoints")
+    shared = ("cells", *REMOTE)
     for one in sorted([*(path for path in work.glob("*") if path.name not in shared),
                        *(path for name in shared for path in work.glob(f"{name}/*"))]):  # fmt: skip
         if one.name == "channels" or (one / PUBLISHED).exists():  # of a release of that name, published to this folder
@@ -216,7 +222,7 @@ def _left_work(store: Store, living: Living, before: float) -> Iterator[Garbage]
             size = sum(state.st_size for state in states if not stat.S_ISDIR(state.st_mode))
             old = max(state.st_mtime for state in states) <= before
             if size and old and not living.works_on(path):  # finished runs leave an empty folder
-                yield Garbage(path, WORK, size, "left by work that is over", (), before)
+                yield Garbage(path, WORK, size, LEFT, (), before)
 
 
 def _index(store: Store) -> dict[str, list[str]]:

@@ -238,9 +238,9 @@ def test_a_claim_on_the_very_key_protects_it(store: Store) -> None:
     age(store)
     (one,) = find_garbage(store)
     (key,) = store.list_names("index/train")
-    claim = store._claim("train", key.removesuffix(".json"), "another")
+    claim = store.claims.take("train", key.removesuffix(".json"), "another")
     assert claim and find_garbage(store) == [] and delete(store, one) is False
-    store._hold(claim, until=0)
+    store.claims.hold(claim, until=0)
     assert delete(store, one) is True
 
 
@@ -379,3 +379,22 @@ def test_on_s3(s3: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         if role != "merged":
             store.verify(one.ref)
     assert find_garbage(store, older_than_days=0) == []
+
+
+def test_checkpoints_in_a_remote_store_go_when_they_are_old(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint_url)
+    store, keys = Store(f"s3://{BUCKET}/stopped"), ("0" * 64, "1" * 64)
+    for key in keys:
+        store.fs.pipe_file(f"{store.root}/work/checkpoints/{key}/cpu-batch-4/checkpoint-8/optimizer.pt", b"x" * 1000)
+    assert find_garbage(store) == []
+    time.sleep(1.1)  # a server's times are whole seconds
+    with store.held("train", keys[0], run_id="going-on"):
+        (one,) = find_garbage(store, older_than_days=0)
+        assert (one.path, one.kind, one.bytes) == (f"work/checkpoints/{keys[1]}", "work", 1000)
+    with store.held("train", keys[1], run_id="taken-up-again"):
+        assert delete(store, one) is False
+    assert delete(store, one) is True
+    assert len(s3.keys("stopped/work")) == 1
+    assert [one.path for one in find_garbage(store, older_than_days=0)] == [f"work/checkpoints/{keys[0]}"]
