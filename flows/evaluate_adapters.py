@@ -11,9 +11,12 @@ from tasks.runs import Run
 
 @flow(name="evaluate-adapters")
 @interruption_stops_stages()
-def evaluate_adapters(store: str, pack: str) -> None:
-    """Score the pack whose job lies at `pack` in `store`, and leave the answer beside it."""
-    work_on(store, pack, _evaluate)
+def evaluate_adapters(store: str, pack: str, known: str | None = None) -> None:
+    """Score the pack whose job lies at `pack` in `store`, and leave the answer beside it.
+
+    `known` is the run id of an answer that is not enough.
+    """
+    work_on(store, pack, known, _evaluate)
 
 
 def _evaluate(run: Run, pack: Pack) -> Done:

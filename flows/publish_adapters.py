@@ -20,6 +20,7 @@ from tasks.artifacts import AdapterOutcome, StageResult, quantization_of
 from tasks.exporting.task import export_gguf
 from tasks.forgetting.task import gate
 from tasks.merging.task import merge
+from tasks.operations.notices import on_crashed, on_failure
 from tasks.publishing.destinations import sent_of
 from tasks.publishing.task import check, check_space, publish, read_channels
 from tasks.recipe.loading import prepared
@@ -31,7 +32,7 @@ from tasks.reporting.finished import read_run
 from tasks.runs import Run, new_run
 
 
-@flow(name="publish-adapters")
+@flow(name="publish-adapters", on_failure=[on_failure], on_crashed=[on_crashed])
 @interruption_stops_stages()
 def publish_adapters(
     run: str,

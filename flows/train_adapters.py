@@ -19,7 +19,7 @@ from tasks.forgetting.fleet import judge_members
 from tasks.gathering import Stopwatch, all_results
 from tasks.ingestion.task import import_base, ingest
 from tasks.judging.fleet import win_rates
-from tasks.operations.notices import on_crashed, on_failure, tell, told
+from tasks.operations.notices import on_crashed, on_failure, tell_of
 from tasks.packs.sending import check_workers
 from tasks.packs.training import train_all
 from tasks.preflight.task import preflight
@@ -104,5 +104,5 @@ def train_adapters(
         self_tests=noticed,
         timings=watch,
     )
-    tell(*told(summary))
+    tell_of(summary)
     return summary

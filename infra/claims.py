@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,11 @@ class Claims:
     def holder(self, stage: str, key: str) -> dict[str, Any] | None:
         """Who works on `key` just now: {"run_id", "host", "pid", "until"}; None if nobody does."""
         return self._alive(stage, key, self._tokens(stage, key))
+
+    def sign(self, stage: str, key: str) -> Any:
+        """Something that changes for as long as somebody works on `key`, whatever the clocks say."""
+        tokens = self._tokens(stage, key)
+        return tokens[-1:], self._files.read_json(_claim_path(stage, key, tokens[-1])) if tokens else None
 
     @contextmanager
     def held(self, stage: str, key: str, *, run_id: str) -> Iterator[bool]:
@@ -113,15 +118,22 @@ def _claim_path(stage: str, key: str, token: int) -> str:
 
 
 def _holder(claim: Claim, until: float) -> bytes:
-    facts = {"run_id": claim.run_id, "host": socket.gethostname(), "pid": os.getpid(), "until": until}
+    facts = {"run_id": claim.run_id, "host": here(), "pid": os.getpid(), "until": until}
     return json.dumps(facts).encode()
+
+
+def here() -> str:
+    """Where a process id means something: containers may share a host's name, but not its process ids."""
+    with suppress(OSError):
+        return f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
+    return socket.gethostname()
 
 
 def _is_over(holder: Mapping[str, Any]) -> bool:
     """Given up, not renewed in time, or held by a process of this machine that is gone."""
     if time.time() > holder["until"]:
         return True
-    if holder["host"] != socket.gethostname():
+    if holder["host"] != here():
         return False
     try:
         os.kill(holder["pid"], 0)

@@ -10,7 +10,7 @@
 4. The launchers start when all machines are ready (base and data are there, devices are free). From then on the
    processes talk to each other as torch does, at MASTER_PORT + 1; the connection to `conduct` stays, as a sign of life.
 5. One machine fails, or is lost: its processes' sockets close, which ends the others' processes; those that still
-   hang after END_SECONDS are ended. The stage then ends as a whole, for the reason of the machine that had one.
+   hang after OTHERS_SECONDS are ended. The stage then ends as a whole, for the reason of the machine that had one.
 6. Nothing is kept between stages: a machine that was started anew connects again, and is there for the next stage.
 """
 
@@ -46,7 +46,7 @@ from infra.stage_process import (
 
 WAIT_SECONDS = 600.0  # for the other machines to connect: to be scheduled, and to pull an image
 READY_SECONDS = 3600.0  # for them to fetch the base
-END_SECONDS = 60.0  # for the rest to end by themselves when one machine has ended
+OTHERS_SECONDS = 60.0  # for the rest to end by themselves when one machine has ended
 SOON_SECONDS = 5.0  # the same, if this machine was asked to stop and has little time left
 KILL_SECONDS = 40.0  # after SIGTERM; torchrun gives its processes 30
 # These say what is wrong; any other end may only be the echo of what happened on another machine.
@@ -172,7 +172,7 @@ def conduct(crew_nodes: Nodes, command: Sequence[str]) -> int:
                     crew.tell(start=True)
                     processes.append(subprocess.Popen(command))
                     code = _until_the_end(processes[0], crew)
-                    _until(SOON_SECONDS if asked else END_SECONDS, lambda: crew.has_ended, crew)
+                    _until(SOON_SECONDS if asked else OTHERS_SECONDS, lambda: crew.has_ended, crew)
                 return settle(code, crew.endings, job_file.parent)
             finally:
                 crew.dismiss()
@@ -195,7 +195,7 @@ def _until_the_end(process: subprocess.Popen[bytes], crew: Crew) -> int:
     """Wait for the launcher here, without end as long as no other machine has failed."""
     while process.poll() is None and not crew.has_failed:
         crew.hear()
-    if not _until(END_SECONDS, lambda: process.poll() is not None, crew):
+    if not _until(OTHERS_SECONDS, lambda: process.poll() is not None, crew):
         process.terminate()
         if not _until(KILL_SECONDS, lambda: process.poll() is not None, crew):
             process.kill()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from infra.gpus import CPU, NVIDIA_SMI_SECONDS, ids_by_name
 
+MARGIN = 0.1  # of what is free, left free: estimates have been that much too low
 CGROUPS = Path("/sys/fs/cgroup")
 
 

@@ -1,8 +1,9 @@
 """The machines of a job besides machine 0: they do what its stages ask of them, until its flow has ended.
 
 `lead` runs the flow on machine 0 and tells the others when it is over, and how; `follow` is what those do. If machine
-0 is gone without a word, they wait for it to come back: whoever started the job ends it as a whole (an indexed job of
-Kubernetes by its back-off limit, `srun --kill-on-bad-exit` and its `--wait`).
+0 is gone without a word, or has ended before they came, they wait for it: whoever started the job ends it as a whole
+(an indexed job of Kubernetes by its success policy if pod 0 ended well, else by its back-off limit; srun by
+`--kill-on-bad-exit` and `--wait`).
 """
 
 import signal

@@ -16,12 +16,13 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
+from infra.redaction import SECRET_NAMES
 from infra.settings import PROJECT
 
 MOST = 2  # warm processes beside one caller; stages of yet other environments start in new processes
 # A warm process belongs to one environment: libraries read OMP_NUM_THREADS, HF_HOME and many more when they are
 # imported. All of it counts but names that are known to be read later.
-READ_LATER = ("AWS_", "PREFECT_", "PYTEST_", "TUNEFLEET_")  # beginnings of names
+READ_LATER = ("AWS_", "PREFECT_", "PYTEST_", "TUNEFLEET_")  # beginnings of names; and whatever bears a secret
 # The last one concerns downloads, and lm-eval sets it in every process that imports it, so also in the midst of a flow.
 READ_LATER_NAMES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "TENSORBOARD_LOGGING_DIR", "HF_XET_HIGH_PERFORMANCE")
 POLL_MILLISECONDS = 100
@@ -74,7 +75,11 @@ def fork(
     `held` is three files: what the stage writes to, and two that only its supervisor holds. `while_waiting` is called
     again and again while the imports last; what it raises withdraws the request.
     """
-    late = {name: value for name, value in env.items() if name.startswith(READ_LATER) or name in READ_LATER_NAMES}
+    late = {
+        name: value
+        for name, value in env.items()
+        if name.startswith(READ_LATER) or name in READ_LATER_NAMES or SECRET_NAMES.search(name)
+    }
     door = _door(preloaded, {name: value for name, value in env.items() if name not in late})
     if door is None:
         return None

@@ -4,7 +4,9 @@ import os
 import re
 from collections.abc import Mapping
 
-_NAMES = re.compile(r"TOKEN|SECRET|PASSW|AUTH_STRING|API_KEY|ACCESS_KEY|CREDENTIAL|WEBHOOK", re.IGNORECASE)
+SECRET_NAMES = re.compile(
+    r"TOKEN(?!IZER)|SECRET|PASSW|AUTH_STRING|API_KEY|ACCESS_KEY|CREDENTIAL|WEBHOOK", re.IGNORECASE
+)
 _PLACES = re.compile(r"(_PATH|_FILE|_DIR|_HOME)$", re.IGNORECASE)  # variables that say where a secret lies
 _USER = re.compile(r"(?<=://)[^/@\s'\"]+@")
 _QUERY = re.compile(r"(://[^\s?'\"]+)\?[^\s'\"]+")  # of a signed address
@@ -16,7 +18,7 @@ def without_secrets(text: str, environment: Mapping[str, str] = os.environ) -> s
     secrets = [
         value
         for name, value in environment.items()
-        if _NAMES.search(name) and not _PLACES.search(name) and len(value) >= _SHORTEST
+        if SECRET_NAMES.search(name) and not _PLACES.search(name) and len(value) >= _SHORTEST
     ]
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "***")

@@ -22,15 +22,15 @@ def all_results(futures: Mapping[str, Any]) -> dict[str, Any]:
     return results
 
 
-def each_result(futures: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+def each_result(futures: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, TunefleetError]]:
     """({name: result}, {name: why it failed}); what this project did not foresee is raised."""
     results: dict[str, Any] = {}
-    errors: dict[str, str] = {}
+    errors: dict[str, TunefleetError] = {}
     for name, future in futures.items():
         try:
             results[name] = future.result()
         except TunefleetError as error:
-            errors[name] = str(error)
+            errors[name] = error
     return results, errors
 
 

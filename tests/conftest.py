@@ -8,6 +8,7 @@ import pytest
 from huggingface_hub import constants
 from hypothesis import settings
 
+from tests.operations.conftest import PrefectServer, started_server
 from tests.publishing.hub_server import TOKEN, HubServer, hub_server
 from tests.publishing.s3_server import S3Server, s3_server
 
@@ -55,3 +56,26 @@ def hub(nobodys_accounts: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     with hub_server() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """Shared by all tests of the session: give pools, deployments and blocks names of your own."""
+    with started_server(tmp_path_factory.mktemp("prefect")) as server:
+        yield server
+
+
+@pytest.fixture
+def use_server(prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[PrefectServer]:
+    """The session's server for code that runs in the test's own process; children inherit it, too."""
+    from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+
+    for name in list(os.environ):
+        if name.startswith("PREFECT_"):
+            monkeypatch.delenv(name)
+    for name, value in prefect_server.env.items():
+        if name.startswith("PREFECT_"):
+            monkeypatch.setenv(name, value)
+    updates = {PREFECT_API_URL: prefect_server.api, PREFECT_HOME: prefect_server.env["PREFECT_HOME"]}
+    with temporary_settings(updates):
+        yield prefect_server

@@ -5,13 +5,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import cyclopts
-import yaml
 from cyclopts import Parameter
 
 from flows.commands.options import AsJson, Set
@@ -21,7 +20,6 @@ from infra.settings import PROJECT
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
-PREFECT_FILE = PROJECT / "deployments" / "prefect.yaml"
 POLL_SECONDS = 2.0
 
 deployment = cyclopts.App(name="deployment", group="Cluster", help="Start runs of the deployments on a Prefect server.")
@@ -33,31 +31,37 @@ def deploy(
         Literal["process", "docker", "kubernetes"], Parameter(name="--type", help="of the work pools that are missing")
     ] = "process",
     start_within: Annotated[
-        int, Parameter(help="minutes; a run that a worker has taken and not started by then is marked as crashed")
-    ] = 30,
+        int | None,
+        Parameter(
+            help="minutes; a run that a worker has taken and not started by then is marked as crashed (default: as the "
+            "server has it, at first 30)"
+        ),
+    ] = None,
 ) -> int:
     """Make work pools, deployments and automations on the Prefect server, or bring them up to date.
 
     Example: tunefleet deploy --type kubernetes
     """
     from tasks.operations.automations import ensure_automations
+    from tasks.operations.declared import FILE, declared_in, pools_of
 
+    deployments = declared_in()
     with _server() as client:
-        for pool in pools():
+        for pool in pools_of(deployments):
             _make_pool(client, pool, type_)
     done = subprocess.run(
-        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(PREFECT_FILE)],
+        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(FILE)],
         cwd=PROJECT,
         capture_output=True,
         text=True,
     )
     if done.returncode:
         raise StageError(f"prefect deploy failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
-    for one in declared():
-        print(f"deployed {one['name']}" + (f", {_when(one)}" if one.get("schedules") else ""))
-    for name in ensure_automations(start_within=timedelta(minutes=start_within)):
+    for one in deployments:
+        print(f"deployed {', '.join([one.name, *one.schedules])}")
+    for name in ensure_automations(start_within=None if start_within is None else timedelta(minutes=start_within)):
         print(f"automation {name}")
-    print(f"next, on each machine: prefect worker start --pool {' or --pool '.join(pools())}")
+    print(f"next, on each machine: prefect worker start --pool {' or --pool '.join(pools_of(deployments))}")
     return 0
 
 
@@ -84,14 +88,18 @@ def run(
     if recipe is not None:
         from tasks.recipe.loading import load_recipe
 
-        parameters["recipe"] = load_recipe(recipe, set_).model_dump(mode="json")
+        loaded = load_recipe(recipe, set_)
+        of_project = recipe.resolve().is_relative_to(PROJECT) and not set_  # each worker has it, too, with its data
+        parameters["recipe"] = (
+            str(recipe.resolve().relative_to(PROJECT)) if of_project else loaded.model_dump(mode="json")
+        )
     if run_on:
         parameters["run_on"] = run_on
     from prefect.deployments import run_deployment
 
     with _server() as client:
         full = full_name(client, name)
-    started: Any = run_deployment(full, parameters=parameters, timeout=0)
+        started: Any = run_deployment(full, parameters=parameters, timeout=0)
     if json_:
         print(json.dumps({"deployment": full, "flow_run": str(started.id), "name": started.name}))
     else:
@@ -107,9 +115,15 @@ def run(
 
 def full_name(client: "SyncPrefectClient", name: str) -> str:
     """`flow/deployment` for a name of either; RequestError if it names none, or several."""
-    flows = {flow.id: flow.name for flow in client.read_flows()}
-    there = sorted(f"{flows[one.flow_id]}/{one.name}" for one in client.read_deployments())
-    found = [one for one in there if name == one] or [one for one in there if name in one.split("/")]
+    from prefect.exceptions import ObjectNotFound
+
+    if "/" in name:
+        with suppress(ObjectNotFound):
+            client.read_deployment_by_name(name)
+            return name
+    flows = {flow.id: flow.name for flow in client.read_flows()}  # the server's first pages: 200 of each
+    there = sorted(f"{flows[one.flow_id]}/{one.name}" for one in client.read_deployments() if one.flow_id in flows)
+    found = [one for one in there if name in one.split("/")]
     if len(found) != 1:
         what = f"is the name of {len(found)}" if found else "is none"
         raise RequestError(
@@ -117,18 +131,6 @@ def full_name(client: "SyncPrefectClient", name: str) -> str:
             + ("Give one of them." if there else "Run `tunefleet deploy`.")
         )
     return found[0]
-
-
-def declared() -> list[dict[str, Any]]:
-    """The deployments in prefect.yaml."""
-    content: dict[str, Any] = yaml.safe_load(PREFECT_FILE.read_text(encoding="utf-8"))
-    deployments: list[dict[str, Any]] = content["deployments"]
-    return deployments
-
-
-def pools() -> list[str]:
-    """The work pools that they use."""
-    return list(dict.fromkeys(one["work_pool"]["name"] for one in declared()))
 
 
 @contextmanager
@@ -164,10 +166,6 @@ def _make_pool(client: "SyncPrefectClient", name: str, type_: str) -> None:
         print(f"work pool {name}: there already, left as it is")
     else:
         print(f"work pool {name}: made, type {type_}")
-
-
-def _when(deployment: dict[str, Any]) -> str:
-    return ", ".join(f"at {one['cron']} {one.get('timezone', 'UTC')}" for one in deployment["schedules"])
 
 
 def _parameters(given: tuple[str, ...]) -> dict[str, Any]:

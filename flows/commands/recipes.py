@@ -191,5 +191,8 @@ class _WithoutTraceback(logging.Filter):
 def quiet_prefect() -> None:
     """For a run by hand: no telemetry, no tracebacks of foreseen errors."""
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault(
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120"
+    )  # 20 are not enough when it is busy
     for name in ("prefect.task_runs", "prefect.flow_runs"):
         logging.getLogger(name).addFilter(_WithoutTraceback())

@@ -18,14 +18,13 @@ Ray is only what hands out the GPUs, start workers in it instead, one for each G
 import argparse
 import inspect
 import os
+import sys
 from typing import Any
 
 from prefect import Flow
-from prefect_ray import RayTaskRunner
-from prefect_ray.context import remote_options
 
 from flows.train_adapters import train_adapters
-from infra.errors import RequestError
+from infra.errors import RequestError, TunefleetError
 from infra.launch import interruption_stops_stages
 
 
@@ -36,13 +35,26 @@ def main() -> None:
     given = parser.parse_args()
     if not os.environ.get("PREFECT_API_URL"):
         raise RequestError("no Prefect server is named: set PREFECT_API_URL; else each Ray worker would start its own.")
-    # Ray pickles the flow with each task, and a decorator that is a context manager does not let itself be pickled.
-    plain: Any = inspect.unwrap(train_adapters.fn)
+    from prefect_ray import RayTaskRunner
+    from prefect_ray.context import remote_options
+
     runner = RayTaskRunner(address=os.environ.get("RAY_ADDRESS"))
     with interruption_stops_stages(), remote_options(num_gpus=given.gpus):
-        summary: Any = Flow(plain, name=train_adapters.name, task_runner=runner)(given.recipe)
+        summary: Any = undecorated(train_adapters, runner)(given.recipe)
     print("\n".join(f"{one['name']}: {one['status']}" for one in summary["adapters"]))
 
 
+def undecorated(flow: Flow[..., Any], runner: Any) -> Flow[..., Any]:
+    """The same flow on `runner`, without its decorators: Ray pickles the flow with each task, and a decorator that is a
+    context manager does not let itself be pickled."""
+    plain = inspect.unwrap(flow.fn)
+    hooks: Any = {"on_failure": flow.on_failure_hooks, "on_crashed": flow.on_crashed_hooks}
+    return Flow(plain, name=flow.name, task_runner=runner, **hooks)
+
+
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except TunefleetError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(error.exit_code) from error

@@ -135,7 +135,11 @@ def kubernetes(default: Template, *, gpus: int) -> Template:
 
 
 def _allow_several_pods(template: Template) -> None:
-    """An indexed job, whose pods find the first one by its name below the headless service `runs`."""
+    """An indexed job, whose pods find the first one by its name below the headless service `runs`.
+
+    The first has the flow: when it ends well, the job has succeeded, and Kubernetes ends pods that came too late to
+    hear of it. When any pod fails, `backoffLimit: 0` ends them all.
+    """
     _add_variables(
         template, nodes=_number(1, "Pods of the job, each with `gpus`; a training may be spread over all.", least=1)
     )
@@ -143,6 +147,7 @@ def _allow_several_pods(template: Template) -> None:
     template["job_configuration"]["command"] = None
     spec = template["job_configuration"]["job_manifest"]["spec"]
     spec |= {"completionMode": "Indexed", "completions": "{{ nodes }}", "parallelism": "{{ nodes }}"}
+    spec["successPolicy"] = {"rules": [{"succeededIndexes": "0"}]}
     spec["template"]["metadata"] = {"labels": {"app.kubernetes.io/component": "run"}}
     pod = spec["template"]["spec"]
     pod["subdomain"] = "runs"

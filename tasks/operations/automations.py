@@ -7,13 +7,17 @@ has to notice. `tunefleet deploy` makes them; they watch the runs whose tag is `
                 (the deployments' job_variables.env, on every kind of work pool) it is every 30 seconds. Nothing is said
                 of a run that never sent one: it may be that heartbeats are off, or do not get through.
     unstarted   Pending, and nothing came of it: its worker died between taking the run and starting it. Pods that wait
-                for a GPU are not meant: Kubernetes' worker calls these InfrastructurePending.
+                for a GPU are not meant: Kubernetes' worker calls these InfrastructurePending. But a job that Kueue or
+                Slurm keeps waiting has no pod, or no process, and looks dead: `tunefleet deploy --start-within` has to
+                be longer than such a queue.
     retried     the same flow run is scheduled again after it crashed, so that it keeps its parameters and its tags (the
                 action that runs a deployment would take the deployment's defaults). What was finished is found in the
                 store. The server counts how often a run entered Running and writes the count on each event: a run that
                 crashed in its last allowed start matches no more. Each count is answered once a day, which bounds runs
                 that crash before they enter Running, whose count stays 0.
-    told        a message for each crash, if the server has a block called `tunefleet-notices` that it can use itself.
+    told        a message for each crash, through the blocks called `tunefleet-notices` that the server can use itself,
+                and that were there when this was made. It says what the run's state says, as it stands: the server
+                blanks no secrets, as runs do before they tell.
 
 An event may be evaluated more than once (a server on SQLite does it when its database is locked, four times, and then
 drops it for every trigger that has not had its turn). Hence triggers that answer a crash remember it for a while, and
@@ -56,12 +60,13 @@ LIFE = {
 EACH_RUN = {"prefect.resource.id"}
 EACH_START = {"prefect.resource.id", "prefect.run-count"}  # heartbeats and signs of life bear no count, or another one
 A_DAY, A_MINUTE = timedelta(days=1), timedelta(minutes=1)
+SILENT_AFTER, START_WITHIN = timedelta(minutes=10), timedelta(minutes=30)
 
 
 def ensure_automations(
     *,
-    silent_after: timedelta = timedelta(minutes=5),
-    start_within: timedelta = timedelta(minutes=30),
+    silent_after: timedelta = SILENT_AFTER,
+    start_within: timedelta | None = None,
     retries: int = 3,
     retried: Sequence[str] = RETRIED,
 ) -> list[str]:
@@ -69,14 +74,15 @@ def ensure_automations(
 
     `silent_after` has to be longer than the API may be away: a living run whose heartbeats are not heard is started a
     second time (which costs a slot, not the result: the second waits at the store for what the first is doing).
-    `start_within` has to be longer than pulling an image takes. A crashed run of the flows `retried` is started again
+    `start_within` has to be longer than pulling an image takes, or waiting in a queue that keeps pods back; None leaves
+    what the server has, at first 30 minutes. A crashed run of the flows `retried` is started again
     up to `retries` times. An automation that somebody paused stays paused.
     """
     _check(silent_after, start_within, retries)
     with get_client(sync_client=True) as client:
         wanted = [
             _silent(silent_after),
-            _unstarted(start_within),
+            _unstarted(start_within or _standing_within(client) or START_WITHIN),
             *([_retry(retries, retried)] if retries else []),
             *_told(find_places(client), retries, retried),
         ]
@@ -88,7 +94,14 @@ def ensure_automations(
     return [f"{one.name.partition(': ')[2]}: {one.description}" for one in wanted]
 
 
-def _check(silent_after: timedelta, start_within: timedelta, retries: int) -> None:
+def _standing_within(client: SyncPrefectClient) -> timedelta | None:
+    """What somebody gave before, who knows how long runs wait here."""
+    there = client.read_automations_by_name(UNSTARTED)
+    trigger = there[-1].trigger if there else None  # the one that _ensure keeps
+    return trigger.within if isinstance(trigger, EventTrigger) else None
+
+
+def _check(silent_after: timedelta, start_within: timedelta | None, retries: int) -> None:
     faults = []
     if silent_after <= HEARTBEAT:
         faults.append(
@@ -97,7 +110,7 @@ def _check(silent_after: timedelta, start_within: timedelta, retries: int) -> No
                 "that, as a rule several minutes."
             )
         )
-    if start_within < timedelta(seconds=10):
+    if start_within is not None and start_within < timedelta(seconds=10):
         faults.append(
             Fault(f"start_within is {_spoken(start_within)}; Prefect takes 10 s or more, and images take minutes.")
         )

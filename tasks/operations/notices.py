@@ -9,6 +9,7 @@ Where they go is a setting of the Prefect server, not of a recipe: every block c
 
 A notice never fails a run and delays it by seconds at most. What it says comes from the summary; whatever looks like a
 secret in an error is blanked, and of a delivery that fails only the kind of fault is logged: addresses are secrets.
+That is so for what runs tell. The server's own notice of a crash (automations.py) repeats the state's message as it is.
 """
 
 import asyncio
@@ -21,16 +22,16 @@ from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.events.actions import CallWebhook, SendNotification
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_logger, get_run_logger
 
 from infra.redaction import without_secrets
-from tasks.reporting.prefect_artifacts import adapter_row, summary_link
+from tasks.reporting.prefect_artifacts import adapter_row, in_a_line, summary_link
 
 BLOCK = "tunefleet-notices"
 TELL = "tunefleet: crashes are told of"  # the automation of the server that tells them, see automations.py
 PATIENCE = 15.0  # seconds that a notice may delay a run; one second is usual, mail and a cold start take more
-LONGEST = 400  # characters of a line
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,17 @@ def find_places(client: SyncPrefectClient) -> list[Place]:
     ]
 
 
+def told_by_the_server(client: SyncPrefectClient) -> set[UUID]:
+    """The blocks that the server's automation of crashes holds: those that were there at `tunefleet deploy`."""
+    return {
+        action.block_document_id
+        for one in client.read_automations_by_name(TELL)
+        if one.enabled
+        for action in one.actions
+        if isinstance(action, CallWebhook | SendNotification)
+    }
+
+
 def told(summary: Mapping[str, Any]) -> tuple[str, str]:
     """The event and the text for a finished run: who passed, who failed and why, a line each."""
     judged = [one for one in summary["adapters"] if one["status"] != "compared"]
@@ -86,7 +98,15 @@ def _line(adapter: Mapping[str, Any]) -> str:
         reasons = [one.partition(";")[0] for one in adapter["reasons"] if not one.startswith("PASS")]
         why = (reasons or ["no reason was given"])[0]
         why += f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
-    return f"- {adapter['name']}: {adapter['status']}: {_short(why)}"
+    return f"- {adapter['name']}: {adapter['status']}: {in_a_line(why)}"
+
+
+def tell_of(summary: Mapping[str, Any]) -> None:
+    """Tell of a finished run. Its results are kept: nothing that goes wrong here, in words or on the way, fails it."""
+    try:
+        tell(*told(summary))
+    except Exception as error:  # noqa: BLE001 - a notice fails nothing, whatever it was
+        _logger().warning("nobody is told of this run: %s; the run is not concerned", _named(error))
 
 
 def tell(event: str, text: str, *, patience: float = PATIENCE, besides_the_server: bool = False) -> None:
@@ -108,8 +128,9 @@ def _tell_all(event: str, text: str, besides_the_server: bool, faults: list[str]
     try:
         with get_client(sync_client=True) as client:
             places = find_places(client)
-            if besides_the_server and any(one.enabled for one in client.read_automations_by_name(TELL)):
-                places = [place for place in places if not place.of_server]
+            if besides_the_server:
+                served = told_by_the_server(client)
+                places = [place for place in places if place.id not in served]
     except Exception as error:  # noqa: BLE001 - a notice fails nothing, whatever it was
         faults.append(f"the server was not asked where to: {_named(error)}")
         return
@@ -165,19 +186,21 @@ def on_crashed(flow: Any, flow_run: Any, state: Any) -> None:
 def _of_run(what: str, flow: Any, flow_run: Any, state: Any) -> str:
     from prefect.utilities.urls import url_for
 
-    recipe = (flow_run.parameters or {}).get("recipe")
-    name = recipe.get("name") if isinstance(recipe, dict) else getattr(recipe, "name", recipe)
     lines = [
-        f"{flow.name} {what}: run {flow_run.name}, recipe {name or 'not known'}",
-        _short((state.message or "without a message").strip()),
+        f"{flow.name} {what}: run {flow_run.name}, {_asked_for(flow_run.parameters or {})}",
+        in_a_line((state.message or "without a message").strip()),
         url_for(flow_run, url_type="ui") or f"flow run {flow_run.id}",
     ]
     return "\n".join(lines)
 
 
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
+def _asked_for(parameters: Mapping[str, Any]) -> str:
+    """What train-adapters trains, or the finished run whose adapters publish-adapters releases."""
+    if "run" in parameters:
+        return f"adapters of run {parameters['run']}"
+    recipe = parameters.get("recipe")
+    name = recipe.get("name") if isinstance(recipe, dict) else getattr(recipe, "name", recipe)
+    return f"recipe {name or 'not known'}"
 
 
 def _named(error: Exception) -> str:

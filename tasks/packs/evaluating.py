@@ -7,10 +7,11 @@ ever be compared with them. Then the members, a few to a pack, each of which loa
 from collections.abc import Mapping, Sequence
 
 from tasks.artifacts import StageResult
-from tasks.evaluation.scoring import Scores, SelfTest
+from tasks.evaluation.catalogue import folder_digest
+from tasks.evaluation.scoring import BASE, Scores, SelfTest
 from tasks.evaluation.task import evaluate
-from tasks.packs.pack import EvaluatePack
-from tasks.packs.sending import send, send_all
+from tasks.packs.pack import Answer, Evaluated, EvaluatePack
+from tasks.packs.sending import send_all
 from tasks.recipe.schema import Adapter, Gate, Publish, Recipe
 from tasks.runs import Run
 
@@ -50,6 +51,7 @@ def evaluate_all(
             base=base,
             data={one.name: data[one.name] for one in some.values()},
             trained={} if base_only else {side: trained[side] for side in sides if side in trained},
+            suites=folder_digest(recipe.evaluation.include_path),
             look=look,
             self_tests=(),
             base_only=base_only,
@@ -61,15 +63,39 @@ def evaluate_all(
         if any(adapter.method != "prompt" for adapter in one.members.values()):
             packs[number] = one.model_copy(update={"self_tests": tuple(self_tests)})
             break
-    done = [send(run, pack(sides, base_only=True))]
+    alone = pack(sides, base_only=True)
+    of_base, lost = send_all(run, [alone])
+    if lost:
+        return {}, dict.fromkeys(sides, lost[alone.title])
     answers, lost = send_all(run, packs)
     failed = {side: lost[one.title] for one in packs if one.title in lost for side in one.members}
-    scores: Scores = {}
-    for answer in [*answers.values(), *done]:  # the base's cells are those of its own pack, which has them all
-        assert answer.evaluated, "an evaluate pack was answered"
-        scores |= answer.evaluated.scores
-        failed |= answer.evaluated.failed
+    scores = dict(_of(of_base[alone.title]).scores)
+    for one in packs:
+        if one.title not in answers:
+            continue
+        found = _of(answers[one.title])
+        if other := _base_differs(scores, found.scores):
+            failed |= dict.fromkeys(one.members, other)
+            continue
+        scores = {**found.scores, **scores}
+        failed |= found.failed
     return scores, failed
+
+
+def _of(answer: Answer) -> Evaluated:
+    assert answer.evaluated, "an evaluate pack was answered"
+    return answer.evaluated
+
+
+def _base_differs(scores: Scores, found: Scores) -> str:
+    """Why members scored beside `found`'s base must not be compared with that of `scores`; nothing if they may."""
+    for name, parts in found.get(BASE, {}).items():
+        if [part.ref.digest for part in parts] != [part.ref.digest for part in scores[BASE][name]]:
+            return (
+                f"the base's own scores on {name} are not those of another worker, so nothing is compared. A pool must "
+                "have one kind of device; `tunefleet doctor` on each worker says what it has."
+            )
+    return ""
 
 
 def _read_by_evaluation(recipe: Recipe) -> Recipe:

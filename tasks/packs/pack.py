@@ -12,17 +12,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from infra.hashing import SHORT, digest_json
 from infra.storage import Store
 from tasks.artifacts import StageResult
-from tasks.caching import git_commit
+from tasks.caching import git_commit, library_versions
 from tasks.evaluation.scoring import Scores, SelfTest
 from tasks.recipe.schema import Adapter, Recipe
 from tasks.training.fleet import TrainedFleet
 
-JOB, ANSWER = "job.json", "answer.json"
+JOB, SENT, ANSWER = "job.json", "sent.json", "answer.json"
 
 
 class _Closed(BaseModel):
@@ -36,6 +36,7 @@ class TrainPack(_Closed):
     recipe: Recipe
     base: StageResult
     data: dict[str, StageResult]
+    memory: dict[str, dict[str, int]]  # bytes, by adapter and kind of device, where preflight was asked
 
     @property
     def title(self) -> str:
@@ -52,6 +53,7 @@ class EvaluatePack(_Closed):
     base: StageResult
     data: dict[str, StageResult]
     trained: dict[str, StageResult]
+    suites: str  # digest of the folder of the user's own tasks, which each machine has for itself
     look: int
     self_tests: tuple[SelfTest, ...]
     base_only: bool
@@ -66,15 +68,20 @@ AnyPack = Annotated[Pack, Field(discriminator="kind")]
 
 
 class Job(_Closed):
-    """What job.json holds: the pack, and the commit of the code that asks."""
+    """What job.json holds: the pack, and what results depend on besides."""
 
     pack: AnyPack
-    git_commit: str | None
+    code: dict[str, str | None]  # the commit, and the versions of libraries
 
     @property
     def place(self) -> str:
         """The folder of this job in the store."""
-        return f"work/packs/{self.pack.kind}-{digest_json(self.model_dump(mode='json'))[:SHORT]}"
+        return f"work/packs/{self.key}"
+
+    @property
+    def key(self) -> str:
+        """What its claim is called."""
+        return f"{self.pack.kind}-{digest_json(self.model_dump(mode='json'))[:SHORT]}"
 
 
 class Evaluated(_Closed):
@@ -136,10 +143,17 @@ def job_of(pack: Pack) -> Job:
             SelfTest(test.side, test.role, test.adapter and test.adapter.model_copy(update={"cached": False}))
             for test in pack.self_tests
         )
-    return Job(pack=pack.model_copy(update=changes), git_commit=git_commit())
+    return Job(pack=pack.model_copy(update=changes), code=code_here())
+
+
+def code_here() -> dict[str, str | None]:
+    """What a parent and its workers must have in common; "commit" is None if nobody knows it."""
+    return {"commit": git_commit(), **library_versions()}
 
 
 def read_answer(store: Store, place: str) -> Answer | None:
-    """The answer at `place`, or None: there is none yet."""
-    found = store.read_json(f"{place}/{ANSWER}")
-    return None if found is None else Answer.model_validate(found)
+    """The answer at `place`, or None: there is none yet, or none that this code understands."""
+    try:
+        return Answer.model_validate(store.read_json(f"{place}/{ANSWER}"))
+    except ValidationError:
+        return None

@@ -11,7 +11,7 @@ from infra.errors import StageError
 from tasks.artifacts import StageResult
 from tasks.packs.pack import TrainPack
 from tasks.packs.planner import train_packs
-from tasks.packs.sending import send, send_all
+from tasks.packs.sending import send_all
 from tasks.recipe.schema import Adapter, Recipe
 from tasks.retrying import GATE
 from tasks.runs import Run
@@ -23,13 +23,14 @@ def train_all(
     run: Run, recipe: Recipe, base: StageResult, data: dict[str, StageResult], known: Mapping[str, Any]
 ) -> TrainedFleet:
     """Train what is to be trained; `known` are preflight's figures by adapter, for the order on workers."""
+    memory = {name: facts["memory"] for name, facts in known.items() if "memory" in facts}
     if run.on == "here":
-        return train_fleet(run, recipe, base, data)
+        return train_fleet(run, recipe, base, data, memory)
     tokens = {name: facts["tokens"] for name, facts in known.items()}
-    packs = [pack_of(recipe, some, base, data) for some in train_packs(recipe, tokens)]
+    packs = [pack_of(recipe, some, base, data, memory) for some in train_packs(recipe, tokens)]
     answers, lost = send_all(run, packs)
     prompts = {one.name: data[one.name] for one in recipe.adapters if one.method == "prompt"}
-    whole = TrainedFleet(recipe=recipe, data=prompts, trained={}, failed={}, searches={})
+    whole = TrainedFleet(recipe=recipe, data=prompts, trained={}, failed={}, transient=(), searches={})
     for pack in packs:
         if pack.title in answers:
             part = answers[pack.title].trained
@@ -52,7 +53,11 @@ def train_one(
 
 @task(name="train on a worker", task_run_name="train {adapter.name} on a worker", **GATE)
 def train_elsewhere(run: Run, recipe: Recipe, adapter: Adapter, base: StageResult, data: StageResult) -> StageResult:
-    done = send(run, pack_of(recipe, (adapter,), base, {adapter.name: data})).trained
+    pack = pack_of(recipe, (adapter,), base, {adapter.name: data}, {})
+    answers, lost = send_all(run, [pack])
+    if lost:
+        raise StageError(lost[pack.title])
+    done = answers[pack.title].trained
     assert done, "a train pack was answered"
     if adapter.name in done.failed:
         raise StageError(done.failed[adapter.name])
@@ -60,14 +65,23 @@ def train_elsewhere(run: Run, recipe: Recipe, adapter: Adapter, base: StageResul
 
 
 def pack_of(
-    recipe: Recipe, adapters: tuple[Adapter, ...], base: StageResult, data: Mapping[str, StageResult]
+    recipe: Recipe,
+    adapters: tuple[Adapter, ...],
+    base: StageResult,
+    data: Mapping[str, StageResult],
+    memory: Mapping[str, dict[str, int]],
 ) -> TrainPack:
     """The pack that trains `adapters`, and of the recipe only what they need, so that it stays the same."""
     only = Recipe(
         name=recipe.name, base=recipe.base, method=recipe.method, adapters=adapters,
         adapters_per_device=recipe.adapters_per_device,
     )  # fmt: skip
-    return TrainPack(recipe=only, base=base, data={one.name: data[one.name] for one in adapters})
+    return TrainPack(
+        recipe=only,
+        base=base,
+        data={one.name: data[one.name] for one in adapters},
+        memory={one.name: memory[one.name] for one in adapters if one.name in memory},
+    )
 
 
 def _with(whole: TrainedFleet, pack: TrainPack, part: TrainedFleet, data: Mapping[str, StageResult]) -> TrainedFleet:
@@ -84,5 +98,6 @@ def _with(whole: TrainedFleet, pack: TrainPack, part: TrainedFleet, data: Mappin
         data=whole.data | {name: data.get(name) or data[first] for name in part.data},
         trained=whole.trained | part.trained,
         failed=whole.failed | part.failed,
+        transient=(),
         searches=whole.searches | part.searches,
     )

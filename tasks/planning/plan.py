@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from infra.device_memory import Device, local_devices
+from infra.device_memory import MARGIN, Device, local_devices
 from infra.errors import Fault, RequestError
 from infra.storage import Store
 from tasks.exporting.possible import expected_bytes
@@ -24,7 +24,7 @@ from tasks.planning.rows import DataSet, Lengths, data_set, measure
 from tasks.preflight.guards import warnings
 from tasks.recipe.schema import Adapter, Recipe
 from tasks.training.checkpoints import KEPT
-from tasks.training.memory import MARGIN, Memory, choose_checkpointing, estimate, fits
+from tasks.training.memory import Memory, choose_checkpointing, estimate, fits
 from tasks.training.methods import count
 from tasks.training.models import add_adapter
 from tasks.training.schedule import epochs_of, steps_of

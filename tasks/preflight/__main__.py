@@ -22,6 +22,7 @@ from tasks.planning.general import few_documents
 from tasks.preflight.guards import measure_rows
 from tasks.recipe.schema import GeneralTask
 from tasks.training import methods
+from tasks.training.memory import OVERHEAD, estimate
 from tasks.training.models import add_adapter, meta_base
 
 
@@ -40,6 +41,7 @@ def run(job: dict[str, Any], folder: Path) -> dict[str, Any]:
             lambda: count_parameters(base, adapter),  # noqa: B023 - called before the loop goes on
             lambda: measure_rows(tokenizer, Path(adapter["data"]), adapter),  # noqa: B023
             lambda: fit_metric(Path(adapter["data"]), adapter["metric"]),  # noqa: B023
+            lambda: need_memory(base, adapter, facts[adapter["name"]]) if job["memory"] else {},  # noqa: B023
         ):
             try:
                 facts[adapter["name"]] |= measure()
@@ -57,6 +59,30 @@ def count_parameters(base: Path, adapter: Mapping[str, Any]) -> dict[str, int]:
     if not trainable:
         raise RequestError("no parameter of this model would be trained; look at target_modules.")
     return {"trainable_params": trainable, "total_params": total}
+
+
+def need_memory(base: Path, adapter: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Bytes of each process that trains the adapter, by kind of device; nothing if its rows could not be measured."""
+    if "longest_row" not in known:
+        return {}
+    model = meta_base(base)
+    if adapter["method"] != "full":
+        model = add_adapter(model, adapter["lora"])
+
+    def total(device: str) -> int:
+        return estimate(
+            model,
+            method=adapter["method"],
+            training=adapter["training"],
+            longest_row=known["longest_row"],
+            gradient_checkpointing=adapter["training"]["gradient_checkpointing"] is True,
+            device=device,
+            num_processes=adapter["accelerate"]["num_processes"],
+            config=adapter["accelerate"]["config"],
+            pairs=known["pairs"],
+        ).total
+
+    return {"memory": {device: total(device) for device in OVERHEAD}}
 
 
 def gguf_faults(base: Path) -> list[Fault]:

@@ -40,6 +40,7 @@ def measure_rows(tokenizer: Any, data: Path, adapter: Mapping[str, Any]) -> dict
         "tokens_per_epoch": sum(lengths),
         "tokens": round(epochs_of(count, training, processes) * sum(lengths)),
         "longest_row": max(lengths),
+        "pairs": pairs == 2,
         "trained_tokens": sum(label != IGNORED for row in rows for label in row.labels),
         "warnings": warnings(
             tokenizer,

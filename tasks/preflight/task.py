@@ -47,6 +47,8 @@ def preflight(run: Run, recipe: Recipe, base: StageResult, data: dict[str, Stage
     }
     if adapters and "gguf" in recipe.publish.what:  # only then, so that other recipes keep their keys
         checked["gguf"] = True
+    # Only where several adapters share a device does anybody ask.
+    checked["memory"] = recipe.adapters_per_device > 1
     spec = {"adapters": adapters, **checked, "versions": library_versions()}
     upstream = {"base": base.ref.digest, "suites": folder_digest(evaluation.include_path)}
     upstream |= {f"data {name}": result.ref.digest for name, result in data.items()}

@@ -7,16 +7,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
 from prefect.artifacts import create_link_artifact, create_table_artifact
 
+from infra.redaction import without_secrets
 from tasks.reporting.figures import change, interval, is_fraction
+
+LONGEST = 400  # characters of an error where it is only shown; the store has it whole
 
 
 def leave_artifacts(summary: Mapping[str, Any], warn: Callable[..., None]) -> None:
-    """Table and link. They only show what the store has: a server that refuses them fails nothing."""
-    recipe, run = summary["recipe"]["name"], summary["run_id"]
+    """Table and link. They only show what the store has, so nothing that goes wrong with them fails a run."""
     try:
+        recipe, run = summary["recipe"]["name"], summary["run_id"]
         create_table_artifact(
             table=[adapter_row(adapter) for adapter in summary["adapters"]],
             key=artifact_key("adapters", recipe),
@@ -28,8 +30,8 @@ def leave_artifacts(summary: Mapping[str, Any], warn: Callable[..., None]) -> No
             key=artifact_key("summary", recipe),
             description=f"`tunefleet flips {run} --store {summary['store']}` shows the documents that changed.",
         )
-    except httpx.HTTPError as error:
-        warn("the run's table is not shown in Prefect: %s", error)
+    except Exception as error:  # noqa: BLE001 - whatever it was, the run is finished and its summary is kept
+        warn("the run's table is not shown in Prefect: %s", in_a_line(f"{type(error).__name__}: {error}"))
 
 
 def adapter_row(adapter: Mapping[str, Any]) -> dict[str, str]:
@@ -40,8 +42,14 @@ def adapter_row(adapter: Mapping[str, Any]) -> dict[str, str]:
         "target": _target(adapter),
         "worst general task": _worst(adapter),
         "release": adapter["release"] or "",
-        "error": adapter["error"] or "",
+        "error": in_a_line(adapter["error"] or ""),
     }
+
+
+def in_a_line(text: str) -> str:
+    """What a library wrote, fit to be shown; secrets go first, since half of one would not be known for what it is."""
+    line = " ".join(without_secrets(text).split())
+    return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
 
 
 def _target(adapter: Mapping[str, Any]) -> str:

@@ -24,6 +24,8 @@ from torch.func import functional_call
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
+from infra.device_memory import MARGIN
+
 GIB = 2**30
 # NF4 with double quantisation, bytes a weight: 4 bits, an 8-bit scale per 64 weights, a 32-bit one per 256 scales.
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
@@ -31,7 +33,6 @@ ADAMW_BYTES = 8
 TILE_TOKENS, TILE_WORDS = 4096, 32768  # trl/kernels/chunked_logprob.py, trl/trainer/utils.py
 TILE_BUFFERS = 29  # bytes an element beside the tile itself, without Triton: 7 float32 tensors and a mask, in backward
 OVERHEAD = {"cpu": round(0.75 * GIB), "cuda": round(0.6 * GIB)}  # measured; a CUDA context with its kernels
-MARGIN = 0.1  # of what is free, left free: the estimate has been that much too low
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from infra.errors import IntegrityError, RequestError, TunefleetError
 from infra.following import follow, lead
@@ -22,7 +22,7 @@ from infra.rendezvous import ALONE, Nodes, nodes, translated
 from infra.settings import cache_folder
 from infra.storage import ArtifactRef, Store
 from tasks.runs import child
-from tasks.training.launching import launch_command, launch_environment
+from tasks.training.launching import Config, launch_command, launch_environment
 
 
 def main(command: Sequence[str]) -> int:
@@ -41,6 +41,8 @@ def main(command: Sequence[str]) -> int:
 def train_along(crew: Nodes, job: dict[str, Any], ready: Callable[[], None]) -> None:
     """This machine's processes of a training that machine 0 conducts; they leave nothing here."""
     config, processes = job["accelerate"]["config"], job["accelerate"]["num_processes"]
+    if config not in get_args(Config):  # it comes from the network, and becomes a file's name
+        raise RequestError(f"accelerate.config: got {config!r}; allowed are {', '.join(get_args(Config))}.")
     folder = cache_folder() / "work" / f"machine-{crew.rank}-of-{crew.address}-{crew.port}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

@@ -1,5 +1,6 @@
 """Whether this job recomputes activations: as the recipe says or, for `auto`, only if memory calls for it."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,10 +45,16 @@ def _is_called_for(job: Mapping[str, Any], rows: Sequence[Features]) -> bool:
         "config": job["accelerate"]["config"],
         "pairs": "chosen_ids" in rows[0],
     }
-    free = (
-        free_memory() // options["num_processes"] if on_cpu else torch.cuda.mem_get_info(own_device(job["device"]))[0]
-    )
+    if on_cpu:
+        free = free_memory() // _sharers(options["num_processes"])
+    else:
+        free = torch.cuda.mem_get_info(own_device(job["device"]))[0]
     without = estimate(model, **options, gradient_checkpointing=False)
     if fits(without, free):
         return False
     return choose_checkpointing(without, estimate(model, **options, gradient_checkpointing=True), free)
+
+
+def _sharers(num_processes: int) -> int:
+    """How many of the job's processes share this machine's memory: those that its launcher started here."""
+    return min(int(os.environ.get("LOCAL_WORLD_SIZE", num_processes)), num_processes)

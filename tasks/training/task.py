@@ -23,6 +23,7 @@ from infra.settings import scratch_folder
 from tasks.artifacts import StageResult
 from tasks.caching import Work, library_versions
 from tasks.recipe.schema import Adapter
+from tasks.reporting.prefect_artifacts import artifact_key
 from tasks.retrying import STAGE
 from tasks.runs import Run, child
 from tasks.training.checkpoints import newest_whole, step_of
@@ -85,7 +86,7 @@ def train(
     def make(folder: Path, output: Path) -> dict[str, Any]:
         progress: UUID | None = None
         with suppress(HTTPError):  # a bar in Prefect's UI; no training ends because the API is away
-            progress = cast(UUID, create_progress_artifact(progress=0.0, key=artifact_key(adapter.name)))
+            progress = cast(UUID, create_progress_artifact(progress=0.0, key=artifact_key("train", adapter.name)))
 
         def show(event: dict[str, Any]) -> None:
             if "validation_loss" in event:
@@ -184,8 +185,3 @@ def within_memory(
                 "per_device_train_batch_size": batch // 2,
                 "gradient_accumulation_steps": 2 * accumulation,
             }
-
-
-def artifact_key(name: str) -> str:
-    """Prefect's artifact keys take lower-case letters, digits and dashes."""
-    return "train-" + "".join(mark if mark.isalnum() else "-" for mark in name)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from infra import claims
 from infra.claims import Claim
 from infra.settings import PROJECT
 from infra.storage import ArtifactRef, Store
@@ -168,7 +169,7 @@ def dead_pid() -> int:
     return process.pid
 
 
-HERE = socket.gethostname()
+HERE = claims.here()
 
 
 @pytest.mark.parametrize(
@@ -181,6 +182,8 @@ HERE = socket.gethostname()
         (lambda: {"host": HERE, "pid": 1, "until": time.time() + 60}, None),  # alive, perhaps another user's
         (lambda: {"host": "elsewhere", "pid": dead_pid(), "until": time.time() + 60}, None),  # who knows
         (lambda: {"host": "elsewhere", "pid": 1, "until": time.time() - 1}, 8),
+        # another container of the same name
+        (lambda: {"host": f"{socket.gethostname()} pid:[1]", "pid": dead_pid(), "until": time.time() + 60}, None),
     ],
 )
 def test_who_may_take_over(tmp_path: Path, holder: Callable[[], dict[str, Any]], token: int | None):

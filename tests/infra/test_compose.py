@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +17,28 @@ from infra.settings import PROJECT
 
 COMPOSE = Path(sys.executable).with_name("docker-compose")
 FILE = PROJECT / "infra" / "compose.yaml"
+ON_GPU = PROJECT / "infra" / "compose.gpu.yaml"
 EXAMPLE = PROJECT / "infra" / "compose.env.example"
 CLEAN = {"PATH": os.environ["PATH"], "DOCKER_CONFIG": "/nowhere"}  # no variable of ours, no account of the user
 
 
-def compose(*words: str | Path, env_file: Path = EXAMPLE) -> subprocess.CompletedProcess[str]:
-    command = [COMPOSE, "--file", FILE, "--env-file", env_file, *words]
+def compose(*words: str, files: Sequence[Path] = (FILE,), env_file: Path = EXAMPLE) -> subprocess.CompletedProcess[str]:
+    command = [COMPOSE, *(word for file in files for word in ("--file", file)), "--env-file", env_file, *words]
     return subprocess.run(command, capture_output=True, text=True, env=CLEAN, check=False)
 
 
-@pytest.fixture(scope="module")
-def project() -> Any:
-    """The file as Compose understands it: merged, filled in, checked against its schema."""
-    answer = compose("--profile", "gpu", "config", "--format", "json")
+@pytest.fixture(scope="module", params=[(FILE,), (FILE, ON_GPU)], ids=["cpu", "gpu"])
+def project(request: pytest.FixtureRequest) -> Any:
+    """The files as Compose understands them: merged, filled in, checked against its schema."""
+    answer = compose("config", "--format", "json", files=request.param)
     assert answer.returncode == 0, answer.stderr
     assert answer.stderr == ""
     return json.loads(answer.stdout)
 
 
 def test_services(project: Any) -> None:
-    assert set(project["services"]) == {"database", "server", "store", "setup", "worker", "worker-gpu"}
-    assert set(project["volumes"]) == {"database", "server", "store", "cache", "cache-gpu"}
-    without = compose("config", "--services").stdout.split()
-    assert "worker-gpu" not in without
-    assert "worker" in without
+    assert set(project["services"]) == {"database", "server", "store", "setup", "worker", "worker-packs"}
+    assert set(project["volumes"]) == {"database", "server", "store", "cache", "cache-packs"}
 
 
 @pytest.mark.parametrize("name", ["PREFECT_AUTH", "POSTGRES_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY"])
@@ -81,25 +80,38 @@ def test_each_service_says_whether_it_is_healthy(project: Any) -> None:
     }
 
 
-@pytest.mark.parametrize("service", ["server", "worker", "worker-gpu"])
+@pytest.mark.parametrize("service", ["server", "worker", "worker-packs"])
 def test_a_health_check_in_python_is_python(project: Any, service: str) -> None:
     kind, interpreter, flag, code = project["services"][service]["healthcheck"]["test"]
     assert (kind, interpreter, flag) == ("CMD", "python", "-c")
     compile(code, service, "exec")
 
 
-def test_the_gpu_worker_reserves_gpus(project: Any) -> None:
-    (device,) = project["services"]["worker-gpu"]["deploy"]["resources"]["reservations"]["devices"]
-    assert device == {"driver": "nvidia", "count": -1, "capabilities": ["gpu"]}
-    assert "deploy" not in project["services"]["worker"]
+@pytest.mark.parametrize(("files", "is_on_gpu"), [((FILE,), False), ((FILE, ON_GPU), True)])
+def test_packs_are_on_gpus_where_compose_is_told_of_them(files: Sequence[Path], is_on_gpu: bool) -> None:
+    services = json.loads(compose("config", "--format", "json", files=files).stdout)["services"]
+    packs = services["worker-packs"]
+    assert packs["image"] == ("tunefleet:cuda" if is_on_gpu else "tunefleet:cpu")
+    assert packs["build"]["target"] == ("cuda" if is_on_gpu else "cpu")
+    devices = packs.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices", [])
+    assert devices == ([{"driver": "nvidia", "count": -1, "capabilities": ["gpu"]}] if is_on_gpu else [])
+    assert "deploy" not in services["worker"]
 
 
-def test_workers_poll_the_pools_of_the_deployments(project: Any) -> None:
+def test_each_pool_of_the_deployments_has_one_worker(project: Any) -> None:
+    """No fewer, or its runs wait for ever; no more, or packs that wait for a GPU are taken away by a CPU."""
     deployments = yaml.safe_load((PROJECT / "deployments" / "prefect.yaml").read_text())["deployments"]
-    commands = [project["services"][name]["command"] for name in ("worker", "worker-gpu")]
-    pools = [command[command.index("--pool") + 1] for command in commands]
-    assert pools == ["tunefleet", "tunefleet-gpu"]
-    assert {deployment["work_pool"]["name"] for deployment in deployments} <= set(pools)
+    assert not any(service.get("profiles") for service in project["services"].values())  # all of them are started
+    commands = [service.get("command") or [] for service in project["services"].values()]
+    pools = sorted(command[command.index("--pool") + 1] for command in commands if "--pool" in command)
+    assert pools == sorted({deployment["work_pool"]["name"] for deployment in deployments})
+
+
+def test_only_the_worker_for_packs_has_a_limit(project: Any) -> None:
+    """Prefect 3.8's worker with a limit ends if a run that it still holds is scheduled again, as fleets are."""
+    assert "--limit" not in project["services"]["worker"]["command"]
+    packs = project["services"]["worker-packs"]["command"]
+    assert packs[packs.index("--limit") + 1] == "1"
 
 
 def test_the_parts_reach_each_other(project: Any) -> None:

@@ -67,7 +67,8 @@ FOLLOWER = """
 """
 # Machine 0's conductor, with less patience: the stages are small.
 HURRIED = (
-    "import sys; from infra import conducting as c; c.END_SECONDS = 3.0; sys.exit(c.conduct(c.nodes(), sys.argv[1:]))"
+    "import sys; from infra import conducting as c; c.OTHERS_SECONDS = 3.0; "
+    "sys.exit(c.conduct(c.nodes(), sys.argv[1:]))"
 )
 LEADER = (
     "import sys; from infra import following, rendezvous; sys.exit(following.lead(rendezvous.nodes(), sys.argv[1:]))"

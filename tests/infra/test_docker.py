@@ -142,5 +142,5 @@ def test_uids_and_folders_are_the_same_everywhere() -> None:
     assert pod["securityContext"]["runAsUser"] == pod["securityContext"]["fsGroup"] == 10001
     assert {"name": "cache", "mountPath": "/cache"} in pod["containers"][0]["volumeMounts"]
     services = yaml.safe_load((PROJECT / "infra" / "compose.yaml").read_text())["services"]
-    for worker in ("worker", "worker-gpu", "setup"):
+    for worker in ("worker", "worker-packs", "setup"):
         assert [volume.split(":")[1] for volume in services[worker]["volumes"]] == ["/cache"]

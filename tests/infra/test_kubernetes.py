@@ -8,6 +8,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from prefect_kubernetes.settings import KubernetesSettings
 
 from infra.settings import PROJECT
 
@@ -88,13 +89,46 @@ def test_what_a_manifest_names_exists() -> None:
         assert o["metadata"].get("namespace", "tunefleet") == "tunefleet"
 
 
+def workers() -> list[dict[str, Any]]:
+    """The containers of Prefect's workers."""
+    found = [o for o in objects("workers.yaml") if o["kind"] == "Deployment"]
+    return [o["spec"]["template"]["spec"]["containers"][0] for o in found]
+
+
 def test_workers_poll_the_pools_of_the_deployments() -> None:
     deployments = yaml.safe_load((PROJECT / "deployments" / "prefect.yaml").read_text())["deployments"]
-    workers = [o for o in objects("workers.yaml") if o["kind"] == "Deployment"]
-    commands = [o["spec"]["template"]["spec"]["containers"][0]["args"] for o in workers]
+    commands = [worker["args"] for worker in workers()]
     polled = {command[command.index("--pool") + 1] for command in commands}
     assert polled == {"tunefleet", "tunefleet-gpu"}
     assert polled >= {deployment["work_pool"]["name"] for deployment in deployments}
+
+
+@pytest.mark.parametrize("worker", workers(), ids=lambda worker: worker["args"][worker["args"].index("--pool") + 1])
+def test_a_worker_is_set_as_meant(worker: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefect passes over a variable whose name it does not know."""
+    said = {one["name"]: one["value"] for one in worker["env"] if "value" in one}
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    settings = KubernetesSettings()
+    (secret,) = [one["valueFrom"]["secretKeyRef"] for one in worker["env"] if one["name"] == "PREFECT_API_AUTH_STRING"]
+    of_jobs = settings.worker.api_auth_string_secret_name, settings.worker.api_auth_string_secret_key
+    assert of_jobs == (secret["name"], secret["key"])
+    assert settings.observer.namespaces == {"tunefleet"}
+    assert "--limit" not in worker["args"]  # Prefect 3.8's worker ends if a run that it still holds is scheduled again
+
+
+def test_the_leases_outlast_the_servers_pod() -> None:
+    """Prefect's lease storage on disk is below PREFECT_HOME."""
+    (deployment,) = [o for o in objects("server.yaml") if o["kind"] == "Deployment"]
+    (claim,) = [o for o in objects("server.yaml") if o["kind"] == "PersistentVolumeClaim"]
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    said = {one["name"]: one.get("value") for one in container["env"]}
+    assert said["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"].endswith(".filesystem")
+    (mount,) = [one["name"] for one in container["volumeMounts"] if one["mountPath"] == said["PREFECT_HOME"]]
+    (volume,) = [one for one in pod["volumes"] if one["name"] == mount]
+    assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    assert deployment["spec"]["strategy"]["type"] == "Recreate"  # two pods cannot both have it
 
 
 def test_prefects_images_are_of_the_locked_version() -> None:

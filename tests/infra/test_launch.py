@@ -33,6 +33,7 @@ IGNORE_SIGTERM = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
 def stage(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Stage]:
     """Whatever holds of a stage in a new process holds of one that a warm process has forked."""
     is_forked = request.param == "forked"
+    forked.end()  # of flows that other tests ran in this process
     yield Stage(tmp_path, ["wave"] if is_forked else None)
     assert bool(forked._processes) == is_forked
     assert all(process.poll() is None for process in forked._processes)  # else the stage was started anew

@@ -145,6 +145,7 @@ def test_the_pods_of_a_job_find_the_first(nodes: int) -> None:
     manifest = job("kubernetes-gpu", nodes=nodes)
     spec, pod = manifest["spec"], manifest["spec"]["template"]["spec"]
     assert (spec["completions"], spec["parallelism"], spec["completionMode"]) == (nodes, nodes, "Indexed")
+    assert spec["successPolicy"] == {"rules": [{"succeededIndexes": "0"}]}  # it has the flow; late ones are ended
     service = next(o for o in objects("workers.yaml") if o["kind"] == "Service")
     assert pod["subdomain"] == service["metadata"]["name"]
     assert service["spec"]["selector"].items() <= spec["template"]["metadata"]["labels"].items()

@@ -1,4 +1,4 @@
-"""A Prefect server for the tests of operations: a real one, with a database of its own, started once."""
+"""A Prefect server for tests: a real one, with a database of its own. tests/conftest.py starts one for all."""
 
 import os
 import signal
@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-import pytest
 
 from infra.settings import PROJECT
 
@@ -32,29 +30,6 @@ class PrefectServer:
         done = subprocess.run([*PREFECT, *words], env=self.env, cwd=cwd, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, f"prefect {' '.join(words)}\n{done.stdout}\n{done.stderr}"
         return done.stdout
-
-
-@pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    """Shared by all tests of the session: give pools, deployments and blocks names of your own."""
-    with started_server(tmp_path_factory.mktemp("prefect")) as server:
-        yield server
-
-
-@pytest.fixture
-def use_server(prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[PrefectServer]:
-    """The session's server for code that runs in the test's own process; children inherit it, too."""
-    from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
-
-    for name in list(os.environ):
-        if name.startswith("PREFECT_"):
-            monkeypatch.delenv(name)
-    for name, value in prefect_server.env.items():
-        if name.startswith("PREFECT_"):
-            monkeypatch.setenv(name, value)
-    updates = {PREFECT_API_URL: prefect_server.api, PREFECT_HOME: prefect_server.env["PREFECT_HOME"]}
-    with temporary_settings(updates):
-        yield prefect_server
 
 
 @contextmanager

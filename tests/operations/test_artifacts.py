@@ -40,6 +40,13 @@ def test_runs_of_a_recipe_follow_each_other_under_one_key(use_server: PrefectSer
         assert len(client.request("POST", "/artifacts/filter", json=asked).json()) == 2
 
 
+def test_a_summary_that_makes_no_table_fails_no_report() -> None:
+    """The report is the last task of a fleet of hours; what only shows it may not cost it."""
+    said: list[str] = []
+    leave_artifacts({"recipe": {"name": "r"}}, lambda text, *values: said.append(text % values))
+    assert said == ["the run's table is not shown in Prefect: KeyError: 'run_id'"]
+
+
 def test_a_server_that_is_gone_fails_no_report() -> None:
     said: list[str] = []
     with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{free_port()}/api", PREFECT_CLIENT_MAX_RETRIES: 0}):

@@ -23,6 +23,7 @@ from prefect.states import Pending
 from infra.errors import RequestError
 from tasks.operations import automations, notices
 from tasks.operations.automations import HEARTBEATS, ensure_automations
+from tasks.operations.declared import declared_in, pools_of
 from tests.operations.conftest import PrefectServer, running
 from tests.operations.receivers import http_receiver
 
@@ -210,7 +211,10 @@ def test_they_are_made_once_and_then_kept_up(use_server: PrefectServer, no_autom
 
     said = ensure_automations()
     assert there() == {name: [True] for name in NAMES if name != notices.TELL}
-    assert said[0] == "silent runs are crashed: no heartbeat for 5 min"
+    assert said[:2] == [
+        "silent runs are crashed: no heartbeat for 10 min",
+        "runs that do not start are crashed: submitted 30 min ago and not running",
+    ]
 
     with get_client(sync_client=True) as client:
         (silent,) = client.read_automations_by_name(automations.SILENT)
@@ -227,6 +231,41 @@ def test_they_are_made_once_and_then_kept_up(use_server: PrefectServer, no_autom
     assert there().keys() == {automations.SILENT, automations.UNSTARTED}, (
         "no retries, no block: no automations for them"
     )
+
+
+def test_how_long_runs_may_wait_is_kept_until_somebody_says_otherwise(
+    use_server: PrefectServer, no_automations: None
+) -> None:
+    """Where Slurm or Kueue queues jobs a day is given once; whoever deploys next does not know of it."""
+
+    def within() -> timedelta:
+        with get_client(sync_client=True) as client:
+            (one,) = client.read_automations_by_name(automations.UNSTARTED)
+            return one.trigger.within
+
+    for given, kept in ((None, 30), (1440, 1440), (None, 1440), (20, 20)):
+        ensure_automations(start_within=None if given is None else timedelta(minutes=given))
+        assert within() == timedelta(minutes=kept)
+
+
+def test_a_plain_deploy_leaves_what_the_last_one_was_told(use_server: PrefectServer, no_automations: None) -> None:
+    from flows.commands.deployments import deploy
+
+    def within() -> timedelta:
+        with get_client(sync_client=True) as client:
+            (one,) = client.read_automations_by_name(automations.UNSTARTED)
+            return one.trigger.within
+
+    try:
+        assert deploy(start_within=1440) == 0 and within() == timedelta(days=1)
+        assert deploy() == 0 and within() == timedelta(days=1)
+    finally:
+        with get_client(sync_client=True) as client:
+            for one in client.read_deployments():
+                if "tunefleet" in one.tags:
+                    client.delete_deployment(one.id)
+            for pool in pools_of(declared_in()):
+                client.delete_work_pool(pool)
 
 
 def test_times_that_cannot_work_are_refused_together() -> None:

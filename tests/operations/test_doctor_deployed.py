@@ -1,14 +1,16 @@
 """What a file of deployments names, and what a real Prefect server has of it."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 
+from tasks.operations.declared import declared_in, pools_of
 from tasks.operations.doctor import deployed
-from tasks.operations.doctor.deployed import declared_in, look_at_deployments
+from tasks.operations.doctor.deployed import look_at_deployments
 from tasks.operations.doctor.finding import Finding
 from tests.operations.conftest import PrefectServer, running
 
@@ -19,6 +21,7 @@ deployments:
     entrypoint: flows.doctor_trial.doctor_trial
     concurrency_limit: {limit: 2, collision_strategy: ENQUEUE}
     work_pool: {name: doctor-pool}
+    schedules: [{cron: "0 3 * * *"}, {cron: "5 * * * *", timezone: Europe/Berlin}, {interval: 600}]
   - name: two
     flow_name: Renamed
     entrypoint: flows/doctor_trial.py:other
@@ -37,17 +40,24 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_the_file_is_read_as_prefect_reads_it(file: Path) -> None:
-    assert [(one.name, one.pool, one.limit) for one in declared_in(file)] == [
+    declared = declared_in(file)
+    assert [(one.name, one.pool, one.limit) for one in declared] == [
         ("doctor-trial/one", "doctor-pool", 2),
         ("Renamed/two", None, 3),
         ("third/three", None, None),
     ]
+    assert pools_of(declared) == ["doctor-pool"], "what the environment names cannot be made from here"
+    assert [one.schedules for one in declared] == [
+        ("at 0 3 * * * UTC", "at 5 * * * * Europe/Berlin", "interval 600"),
+        (),
+        (),
+    ]
 
 
 def test_the_project_s_own_file_is_read() -> None:
-    own = declared_in(deployed.FILE)
+    own = declared_in()
     assert "train-adapters/train-adapters" in {one.name for one in own}
-    assert all(one.pool for one in own)
+    assert pools_of(own) == ["tunefleet", "tunefleet-gpu"] and all(one.pool for one in own)
 
 
 class Trial:
@@ -168,3 +178,43 @@ def test_automations(trial: Trial) -> None:
     assert without.status == "warning" and SILENT.partition(": ")[2] in without.found
     ensure_automations(silent_after=timedelta(minutes=5))
     assert trial.look()["automations"].status == "ok"
+
+
+@pytest.mark.slow
+def test_who_is_told_of_a_machine_that_died(trial: Trial) -> None:
+    from prefect.blocks.notifications import SlackWebhook
+    from prefect.blocks.system import Secret
+    from prefect.blocks.webhook import Webhook
+
+    from tasks.operations.automations import ensure_automations
+    from tasks.operations.notices import BLOCK, TELL
+
+    make_pool(trial)
+    trial.deploy()
+    ensure_automations()
+    try:
+        assert trial.look()["notices"].status == "absent"
+        Secret(value="mailto://127.0.0.1?from=a@example.com&to=b@example.com").save(BLOCK, overwrite=True)
+        ensure_automations()
+        by_mail = trial.look()["notices"]
+        assert by_mail.status == "ok" and "but not of runs whose machine died" in by_mail.found
+
+        Webhook(url="http://127.0.0.1:9").save(BLOCK, overwrite=True)
+        late = trial.look()["notices"]
+        assert late.status == "warning" and "but webhook is not told of runs whose machine died" in late.found
+        assert late.advice.startswith("run: tunefleet deploy")
+        ensure_automations()
+        told = trial.look()["notices"]
+        assert told.status == "ok" and "but" not in told.found
+        SlackWebhook(url="https://hooks.slack.com/services/T0/B0/x").save(BLOCK, overwrite=True)
+        assert "but slack-webhook is not told of" in trial.look()["notices"].found, "it is not in the automation yet"
+
+        (automation,) = trial.client.read_automations_by_name(TELL)
+        trial.client.pause_automation(automation.id)
+        assert "crashes are told of" in trial.look()["automations"].found
+    finally:
+        for block in (Secret, Webhook, SlackWebhook):
+            with suppress(ValueError):
+                block.delete(BLOCK)
+        for one in trial.client.read_automations_by_name(TELL):
+            trial.client.delete_automation(one.id)

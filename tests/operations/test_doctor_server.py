@@ -42,7 +42,9 @@ def examined(monkeypatch: pytest.MonkeyPatch, url: str | None, **settings: str) 
 def test_an_open_server_on_sqlite(prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch) -> None:
     found = examined(monkeypatch, prefect_server.api)
     assert found["server"].status == "ok" and prefect_server.api in found["server"].found
-    assert found["access"].status == "ok" and "its address is of this machine" in found["access"].found
+    assert found["access"].status == "absent", "an address of this machine does not say who else reaches it"
+    assert "no password: fine only if it listens on 127.0.0.1" in found["access"].found
+    assert "PREFECT_SERVER_API_AUTH_STRING" in found["access"].advice
     assert found["database"].status == "warning" and found["database"].found.startswith("SQLite")
     elsewhere = examined(monkeypatch, prefect_server.api.replace("127.0.0.1", "0.0.0.0"))
     assert elsewhere["access"].status == "warning"

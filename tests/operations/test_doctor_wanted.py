@@ -6,6 +6,7 @@ import pytest
 import yaml
 from huggingface_hub import HfApi, constants
 
+from infra.device_memory import Device
 from tasks.operations.doctor import wanted
 from tasks.operations.doctor.finding import GIB, Finding
 from tasks.recipe.loading import load_recipe
@@ -110,14 +111,44 @@ def test_a_judge_behind_an_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_what_does_not_fit() -> None:
     def planned(**changes: object) -> dict[str, object]:
-        adapter = {"name": "one", "memory": {"total": 2 * GIB}, "does_not_fit": None, "warnings": [], **changes}
-        return {"adapters": [adapter], "disk": {"total": 3 * GIB, "free": 4 * GIB}, "store": "/store"}
+        adapter = {"name": "one", "processes": 1, "memory": {"total": 2 * GIB}, "does_not_fit": None, "warnings": []}
+        disk = {"total": 3 * GIB, "free": 4 * GIB}
+        return {"adapters": [adapter | changes], "devices": [{"name": "cpu"}], "disk": disk, "store": "/store"}
 
-    assert [one.status for one in wanted.fits(planned())] == ["ok", "ok"]
-    assert next(wanted.fits(planned())).found == "the largest training takes 2.0 GiB, and fits"
-    first, *_ = wanted.fits(planned(does_not_fit="needs 9 GiB"))
-    assert (first.status, first.found) == ("fault", "one: needs 9 GiB")
-    *_, last = wanted.fits(planned(warnings=["a", "b"]))
+    def fits(planned: dict[str, object], *, may_run_elsewhere: bool = False) -> list[Finding]:
+        return list(wanted.fits(planned, may_run_elsewhere=may_run_elsewhere))
+
+    assert [one.status for one in fits(planned())] == ["ok", "ok"]
+    assert fits(planned())[0].found == "the largest training takes 2.0 GiB, and fits"
+    first, *_ = fits(planned(does_not_fit="needs 9 GiB"))
+    assert (first.status, first.found) == ("fault", "one, on this machine: needs 9 GiB")
+    *_, last = fits(planned(warnings=["a", "b"]))
     assert (last.status, last.found) == ("warning", "one: a; and 1 more")
     full = {**planned(), "disk": {"total": 5 * GIB, "free": 4 * GIB}}
-    assert [one.status for one in wanted.fits(full)] == ["ok", "fault"]
+    assert [one.status for one in fits(full)] == ["ok", "fault"]
+
+    assert [one.status for one in fits(full, may_run_elsewhere=True)] == ["ok", "warning"]
+    elsewhere, *_ = fits(planned(does_not_fit="needs 9 GiB"), may_run_elsewhere=True)
+    assert (elsewhere.status, elsewhere.found) == ("warning", "one, on this machine: needs 9 GiB")
+    several, *_ = fits(planned(does_not_fit="wants 16 devices, and there are 1", processes=16))
+    assert several.status == "warning", "it is meant for larger machines, or for several"
+
+
+@pytest.mark.slow
+def test_with_a_server_a_plan_counts_this_machine_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recipe for a cluster, asked about on a login node: whatever it lacks here keeps no run from working."""
+    from tests.tiny import save_tiny_base
+
+    save_tiny_base(tmp_path / "base")
+    path = recipe(tmp_path, base={"model": str(tmp_path / "base")})
+    monkeypatch.setattr("tasks.planning.plan.local_devices", lambda: [Device("cpu", "cpu", 1)])  # a byte free
+    alone = {one.check: one.status for one in plan_of(path, tmp_path, None)}
+    beside = {one.check: one.status for one in plan_of(path, tmp_path, "http://127.0.0.1:9/api")}
+    assert (alone["memory"], beside["memory"]) == ("fault", "warning")
+
+
+def plan_of(path: str, folder: Path, api: str | None) -> list[Finding]:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: api}, restore_defaults={PREFECT_API_URL}):
+        return list(wanted.plan(path, str(folder / "store")))

@@ -18,7 +18,7 @@ from prefect.filesystems import LocalFileSystem
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks.operations.automations import ensure_automations
-from tasks.operations.notices import BLOCK, find_places, on_crashed, on_failure, tell, told
+from tasks.operations.notices import BLOCK, find_places, on_crashed, on_failure, tell, tell_of, told
 from tests.operations.conftest import PrefectServer, free_port
 from tests.operations.receivers import http_receiver, smtp_receiver
 from tests.reporting.test_summary import general, judged, learned, outcome, summary
@@ -142,6 +142,21 @@ def test_a_run_that_fails_is_told_of_without_what_its_error_carries(
     assert f"{use_server.api.removesuffix('/api')}/runs/flow-run/" in notice["text"]
 
 
+def test_a_release_that_fails_is_told_of_with_the_run_whose_adapters_it_takes(use_server: PrefectServer) -> None:
+    from flows.publish_adapters import publish_adapters
+
+    assert publish_adapters.on_failure_hooks == [on_failure] and publish_adapters.on_crashed_hooks == [on_crashed]
+
+    @flow(name="releases", on_failure=publish_adapters.on_failure_hooks)
+    def releases(run: str) -> None:
+        raise ValueError("no such bucket")
+
+    with http_receiver() as (url, received), saved(Webhook(url=url)), pytest.raises(ValueError):
+        releases("20261123-041700-ab12")
+    (notice,) = received
+    assert "adapters of run 20261123-041700-ab12" in notice["text"] and "no such bucket" in notice["text"]
+
+
 def test_a_crash_is_told_of_once_by_the_run_or_by_the_server(use_server: PrefectServer) -> None:
     @flow(name="crashes", on_crashed=[on_crashed])
     def crashes() -> None:
@@ -165,6 +180,18 @@ def test_a_crash_is_told_of_once_by_the_run_or_by_the_server(use_server: Prefect
             assert len(mails) == 3, "mail is sent by the run alone"
 
 
+def test_a_block_that_is_newer_than_the_automation_is_told_by_the_run(use_server: PrefectServer) -> None:
+    """The server's automation holds the blocks that were there at `tunefleet deploy`."""
+    with http_receiver() as (url, first), http_receiver() as (later, second), saved(Webhook(url=url)):
+        ensure_automations()
+        try:
+            with saved(custom(later)):
+                tell("crashed", "text", besides_the_server=True)
+        finally:
+            _delete_automations()
+    assert (first, len(second)) == ([], 1)
+
+
 def _delete_automations() -> None:
     with get_client(sync_client=True) as client:
         for one in client.read_automations():
@@ -172,7 +199,7 @@ def _delete_automations() -> None:
                 client.delete_automation(one.id)
 
 
-def test_a_finished_fleet_is_told_in_a_line_an_adapter() -> None:
+def test_a_finished_fleet_is_told_in_a_line_an_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
     lost = judged("lost", learned(60), general("capitals", 60, 2), general("pairs", 70, 2))
     kept = judged("kept", learned(60), general("capitals", 2, 2), release="kept@v3", published=[{"what": "adapter"}])
     died = outcome("died", "lora", "none", None, error="out of memory\nat step 3")
@@ -186,8 +213,21 @@ def test_a_finished_fleet_is_told_in_a_line_an_adapter() -> None:
     assert third == "- kept: published: kept@v3, +60.0 (+51.8 to +67.7) on its own task"
     assert last == "summary: file:///store/runs/1/summary.json"
 
+    secret = "hf_" + 40 * "s"
+    monkeypatch.setenv("HF_TOKEN", secret)
+    for before in range(350, 400, 7):  # wherever it is cut
+        _, text = told(summary(outcome("died", "lora", "none", None, error=before * "x" + " " + secret)))
+        assert "hf_s" not in text
+
     assert told(summary(kept, lost))[0] == "gates not passed"
     assert told(summary(kept))[0] == "finished"
+
+
+def test_a_summary_that_cannot_be_put_in_words_fails_no_finished_run(warnings: list[str]) -> None:
+    content = summary(judged("kept", learned(60), general("capitals", 2, 2)))
+    del content["adapters"][0]["status"]
+    tell_of(content)
+    assert warnings == ["nobody is told of this run: KeyError; the run is not concerned"]
 
 
 def test_the_receiver_of_mail_speaks_enough_smtp() -> None:

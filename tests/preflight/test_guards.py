@@ -31,7 +31,14 @@ def data(folder: Path, *answers: str, validation: tuple[str, ...] = ()) -> Path:
 
 def test_what_is_measured(tmp_path: Path) -> None:
     facts = measure_rows(tiny_tokenizer(), data(tmp_path, *["ab"] * 20), adapter())
-    assert facts == {"steps": 3, "tokens_per_epoch": 80, "longest_row": 4, "trained_tokens": 60, "warnings": []}
+    counted = {"steps": 3, "tokens_per_epoch": 80, "tokens": 80, "longest_row": 4, "trained_tokens": 60}
+    assert facts == {**counted, "pairs": False, "warnings": []}
+
+
+def test_tokens_of_a_training_that_is_counted_in_steps(tmp_path: Path) -> None:
+    training = Training(max_steps=10, per_device_train_batch_size=4, gradient_accumulation_steps=2).model_dump()
+    facts = measure_rows(tiny_tokenizer(), data(tmp_path, *["ab"] * 20), adapter(training=training))
+    assert facts["tokens"] == 10 * 8 * 4  # steps, rows a step, tokens a row
 
 
 def test_rows_over_max_length_in_either_split_and_what_a_cut_would_cost(tmp_path: Path) -> None:

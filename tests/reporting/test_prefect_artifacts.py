@@ -38,6 +38,15 @@ def test_an_adapter_without_a_verdict_has_its_error_for_a_row() -> None:
     }
 
 
+def test_an_error_is_short_and_without_secrets_in_prefect_s_ui(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_aVerySecretThing")
+    said = "403 for hf_aVerySecretThing\nat https://me:pass@hub.example/x?sig=abc " + 1000 * "x"
+    (adapter,) = summary(outcome("died", "lora", "none", None, error=said))["adapters"]
+    shown = adapter_row(adapter)["error"]
+    assert shown.startswith("403 for *** at https://***@hub.example/x?*** xxx") and len(shown) <= 400
+    assert adapter["error"] == said, "the summary has it whole"
+
+
 @pytest.mark.parametrize(
     ("name", "key"), [("demo", "adapters-demo"), ("My_Recipe.2", "adapters-my-recipe-2"), ("größe", "adapters-gr--e")]
 )

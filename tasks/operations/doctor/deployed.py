@@ -2,13 +2,12 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from infra.settings import PROJECT
 from tasks.caching import git_commit
+from tasks.operations.declared import FILE, Declared, declared_in, pools_of
 from tasks.operations.doctor.finding import Finding, absent, fault, ok, warning
 from tasks.operations.doctor.watching import look_at_watching
 
@@ -17,54 +16,15 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import WorkPool
     from prefect.client.schemas.responses import DeploymentResponse
 
-FILE = PROJECT / "deployments" / "prefect.yaml"
 _COMMIT = re.compile(r"[0-9a-f]{7,12}|[0-9a-f]{40}")  # a version of 32 digits is the hash of the flow's file
 _DEPLOY = "run: tunefleet deploy"
 _SHOWN = 3  # names of workers
 
 
-@dataclass(frozen=True)
-class Declared:
-    """A deployment as the file describes it."""
-
-    name: str  # flow/deployment, as Prefect's commands take it
-    entrypoint: str
-    pool: str | None  # None where the file leaves it to the environment
-    limit: int | None  # runs at a time
-
-
-def declared_in(file: Path) -> list[Declared]:
-    import yaml
-
-    return [
-        Declared(
-            name=f"{one.get('flow_name') or _flow_name(one['entrypoint'])}/{one['name']}",
-            entrypoint=one["entrypoint"],
-            pool=_literal((one.get("work_pool") or {}).get("name")),
-            limit=_limit(one.get("concurrency_limit")),
-        )
-        for one in yaml.safe_load(file.read_text(encoding="utf-8")).get("deployments") or ()
-    ]
-
-
-def _flow_name(entrypoint: str) -> str:
-    """What Prefect calls a flow unless told otherwise: its function's name, with hyphens."""
-    return re.split(r"[.:]", entrypoint)[-1].replace("_", "-")
-
-
-def _literal(value: str | None) -> str | None:
-    return None if value is None or "{{" in value else value
-
-
-def _limit(value: Any) -> int | None:
-    limit = value.get("limit") if isinstance(value, dict) else value
-    return limit if isinstance(limit, int) else None
-
-
 def look_at_deployments(client: "SyncPrefectClient", file: Path = FILE) -> Iterator[Finding]:
     wanted = declared_in(file)
     found = [(one, _on_server(client, one.name)) for one in wanted]
-    for name in dict.fromkeys(one.pool for one in wanted if one.pool):
+    for name in pools_of(wanted):
         yield pool(client, name, is_used=any(it and it.work_pool_name == name for _, it in found))
     if not any(it for _, it in found):
         yield absent("deployments", f"none of the {len(wanted)} of {file.name} is on the server", _DEPLOY)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 _REQUEST_SECONDS = 5.0
+_GUARD = "set PREFECT_SERVER_API_AUTH_STRING=user:password for the server, PREFECT_API_AUTH_STRING for all others"
 _START = "start one with `prefect server start`, or correct PREFECT_API_URL"
 
 
@@ -107,12 +108,9 @@ def access(url: str) -> Finding:
                 raise
             return ok("access", "asks for a password")
     if is_local:
-        return ok("access", "open to everybody who can reach it; its address is of this machine")
-    return warning(
-        "access",
-        "open to everybody who can reach it: they can read secret blocks and start runs, which are code",
-        "set PREFECT_SERVER_API_AUTH_STRING=user:password for the server, PREFECT_API_AUTH_STRING for all others",
-    )
+        return absent("access", "no password: fine only if it listens on 127.0.0.1, which it does not say", _GUARD)
+    found = "open to everybody who can reach it: they can read secret blocks and start runs, which are code"
+    return warning("access", found, _GUARD)
 
 
 def _is_this_machine(host: str) -> bool:

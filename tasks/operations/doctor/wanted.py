@@ -150,22 +150,33 @@ def plan(path: str, store: str) -> Iterator[Finding]:
     except TransientError as error:
         yield fault("plan", first_line(error).removeprefix("TransientError: "), _LATER)
         return
-    yield from fits(planned)
+    from prefect.settings import PREFECT_API_URL
+
+    yield from fits(planned, may_run_elsewhere=bool(PREFECT_API_URL.value()))
 
 
-def fits(planned: dict) -> Iterator[Finding]:
-    """`planned` is what make_plan returns."""
+def fits(planned: dict, *, may_run_elsewhere: bool) -> Iterator[Finding]:
+    """`planned` is what make_plan returns, which counts this machine and knows no other.
+
+    What may run elsewhere is only warned of: with a server the workers' machines may do it, and an adapter that wants
+    more processes than there are devices here is meant for others.
+    """
     trained = [one for one in planned["adapters"] if one["memory"]]
     for one in trained:
         if one["does_not_fit"]:
-            yield fault("memory", f"{one['name']}: {one['does_not_fit']}", "on a larger machine it may fit")
+            found = f"{one['name']}, on this machine: {one['does_not_fit']}"
+            if may_run_elsewhere or one["processes"] > len(planned["devices"]):
+                yield warning("memory", found, "see that the machines of the workers are larger")
+            else:
+                yield fault("memory", found, "on a larger machine it may fit")
     if trained and not any(one["does_not_fit"] for one in trained):
         most = max(one["memory"]["total"] for one in trained)
         yield ok("memory", f"the largest training takes {most / GIB:.1f} GiB, and fits")
     need, free = planned["disk"]["total"], planned["disk"]["free"]
     if free is not None and need > free:
         found = f"a run leaves {need / GIB:.1f} GiB in {planned['store']}, and {free / GIB:.1f} are free"
-        yield fault("disk", found, "make room, or take another --store")
+        wrong = warning if may_run_elsewhere else fault
+        yield wrong("disk", f"{found} on this machine", "make room, or take another --store")
     else:
         yield ok("disk", f"a run leaves {need / GIB:.1f} GiB in the store")
     if hints := [f"{one['name']}: {hint}" for one in planned["adapters"] for hint in one["warnings"]]:
