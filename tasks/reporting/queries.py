@@ -173,7 +173,7 @@ class Results:
         found: dict[str, Json] = {}
         files = [row["file"] for row in self._rows("SELECT DISTINCT file FROM adapter ORDER BY file")]
         for file in files:
-            for run_id, _, text in self._details(file, (0, 0), columns=("run",)):
+            for run_id, _, text in self._details(file, (0, 0), only="run"):
                 found[run_id] = json.loads(text)["run"] or {}
         return found
 
@@ -208,16 +208,14 @@ class Results:
         """{(run id, name): its cure} of those that a cure was tried on."""
         found = {}
         for row in self._rows("SELECT file, max(position) AS last FROM adapter WHERE newest GROUP BY file"):
-            for run_id, name, text in self._details(row["file"], (0, row["last"] or 0), ("cure",), "cure IS NOT NULL"):
+            for run_id, name, text in self._details(row["file"], (0, row["last"] or 0), only="cure"):
                 found[run_id, name] = json.loads(text)["cure"]
         return found
 
     def _details(
-        self, file: str, positions: tuple[int, int], columns: tuple[str, ...] | None = None, where: str = "true"
+        self, file: str, positions: tuple[int, int], only: str | None = None
     ) -> Iterator[tuple[str, str, str]]:
-        yield from details_of(
-            self._connection, Path(file), positions, self.warnings, root=self.store.root, columns=columns, where=where
-        )
+        yield from details_of(self._connection, Path(file), positions, self.warnings, root=self.store.root, only=only)
 
     def _uris(self, places: Json, run_id: str) -> Json:
         uris = {role: f"{self.store.root}/{place}" if place else None for role, place in places.items()}

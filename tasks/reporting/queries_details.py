@@ -28,12 +28,12 @@ def details_of(
     warnings: list[str],
     *,
     root: str,
-    columns: tuple[str, ...] | None = None,
-    where: str = "true",
+    only: str | None = None,
 ) -> Iterator[tuple[str, str, str]]:
     """(run_id, name, text) of the rows from one position to another, both included.
 
-    All columns, and what follows from them; or only `columns`. A file that is damaged there is told and left out.
+    All columns, and what follows from them; or `only` one, of the rows that have it. A file that is damaged there is
+    told in `warnings`, and its other rows are left out.
     """
     import duckdb
 
@@ -41,9 +41,10 @@ def details_of(
     cursor = connection.cursor()  # others may ask while this one is read
     try:
         there = readable(cursor, [file])
-        chosen = {name: COLUMNS[name] for name in columns or COLUMNS}
+        chosen = {only: COLUMNS[only]} if only else COLUMNS
+        where = "true" if only is None else f"{only} IS NOT NULL" if only in there else "false"
         fields = {name: _value(name, kind) if name in there else "NULL" for name, kind in chosen.items()}
-        if columns is None:
+        if only is None:
             fields |= {"target": "figure_of_target", "worst": "figure_of_worst", "uris": _uris(root, there)}
         row = ", ".join(f"{name} := {value}" for name, value in fields.items())
         for start in range(first, last + 1, AT_ONCE):

@@ -108,13 +108,13 @@ class Evidence:
 
     def _read(self, paths: list[str]) -> dict[str, bytes]:
         """{path: content} of those that are there."""
-        fs = self.store.fs
-        asked = {str(fs._strip_protocol(f"{self.store.root}/{path}")): path for path in paths}
-        found = fs.cat(list(asked), on_error="return") if asked else {}
+        # Not `cat`, which takes a store's path with brackets for a pattern.
+        at = [f"{self.store.root}/{path}" for path in paths]
+        found = dict(zip(paths, self.store.fs.cat_ranges(at, None, None, on_error="return"), strict=True))
         for data in found.values():
             if isinstance(data, Exception) and not isinstance(data, FileNotFoundError | NotADirectoryError):
                 raise data
-        return {asked[at]: data for at, data in found.items() if isinstance(data, bytes)}
+        return {path: data for path, data in found.items() if isinstance(data, bytes)}
 
 
 def _json(data: bytes | None) -> Any:
