@@ -26,7 +26,7 @@ def run_id(day: int, hour: int = 9) -> str:
 def task(name: str, delta: float, n: int, *, role: str = "general", margin: float = 0.05) -> dict[str, Any]:
     """A task of one adapter, with an interval as wide as n makes it."""
     nats = "perplexity" in name
-    half = (0.3 if nats else 1.6 * 0.25) / math.sqrt(n)
+    half = 0.25 / math.sqrt(n)
     gain = -delta if nats else delta
     if role == "target":
         verdict = "PASS" if delta - half > margin else "FAIL" if delta + half < margin else "INCONCLUSIVE"
@@ -47,9 +47,10 @@ def task(name: str, delta: float, n: int, *, role: str = "general", margin: floa
 def adapter(name: str, run: str, position: int = 0, *, seed: int = 0, **more: Any) -> dict[str, Any]:
     """A row of results; `more` replaces columns."""
     chance = random.Random(f"{name}{run}{seed}")
+    strength = chance.choice((0.0, 0.0, 0.02, 0.08))  # how much it forgets
     method = METHODS[chance.randrange(4)]
     tasks = [task(f"{name}.held_out", chance.uniform(-0.05, 0.6), 100, role="target", margin=0.1)]
-    tasks += [task(one, chance.gauss(-0.02, 0.05) * (-1 if "perplexity" in one else 1), n) for one, n in TASKS.items()]
+    tasks += [task(one, chance.gauss(-strength, 0.012) * (-1 if "perplexity" in one else 1), n) for one, n in TASKS.items()]
     verdicts = {one["verdict"] for one in tasks}
     verdict = "FAIL" if "FAIL" in verdicts else "INCONCLUSIVE" if "INCONCLUSIVE" in verdicts else "PASS"
     steps = range(5, 205, 5)

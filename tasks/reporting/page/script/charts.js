@@ -128,7 +128,7 @@ function intervals({ width, rows, x }) {
 
 /** Cells of rows by columns: the figure stands in each, hatched where the verdict is open, framed where it is FAIL. */
 function heat({ rows, columns, cellOf }) {
-  const [wide, high, left, top] = [58, 24, 190, 118];
+  const [wide, high, left, top] = [58, 24, 200, 140];
   const width = left + columns.length * wide + 70;
   const height = top + rows.length * high + 8;
   const svg = s("svg", { width, height, viewBox: `0 0 ${width} ${height}` },
@@ -136,11 +136,11 @@ function heat({ rows, columns, cellOf }) {
       s("line", { class: "hatch", x1: 0, x2: 0, y1: 0, y2: 6 }))));
   columns.forEach((name, index) => {
     const x = left + index * wide + wide / 2;
-    svg.append(s("text", { class: "label", "font-size": TEXT, transform: `translate(${x},${top - 8}) rotate(-40)` }, s("title", null, name), clip(name, 20)));
+    svg.append(s("text", { class: "label", "font-size": TEXT, transform: `translate(${x},${top - 8}) rotate(-40)` }, s("title", null, name), clip(name, 26)));
   });
   rows.forEach((row, down) => {
     const y = top + down * high;
-    svg.append(mark(row.href, row.name, label(left - 8, y + 16, clip(row.name, 27), { anchor: "end" })));
+    svg.append(mark(row.href, row.name, label(left - 8, y + 16, clip(row.name, 26), { anchor: "end" })));
     columns.forEach((name, across) => {
       const found = cellOf(row, across);
       const x = left + across * wide;

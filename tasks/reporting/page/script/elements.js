@@ -10,10 +10,15 @@ function element(namespace, name, attributes, children) {
     if (typeof value === "function") made.addEventListener(key, value);
     else made.setAttribute(key, value === true ? "" : value);
   }
+  return fill(made, ...children);
+}
+
+/** Append children; what is null is left out, and what is no element is text. */
+function fill(into, ...children) {
   for (const child of children.flat(4)) {
-    if (child !== null && child !== undefined) made.append(child instanceof Node ? child : String(child));
+    if (child !== null && child !== undefined) into.append(child instanceof Node ? child : String(child));
   }
-  return made;
+  return into;
 }
 const h = (name, attributes, ...children) => element(null, name, attributes, children);
 const s = (name, attributes, ...children) => element(SVG, name, attributes, children);

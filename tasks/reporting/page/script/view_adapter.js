@@ -7,17 +7,17 @@ async function viewAdapter(main, { rest }) {
   if (!row) throw new Error(`this dashboard has no adapter ${rest}. Look for it in the fleet; it may be of another store.`);
   const one = await details(row);
   const others = rows.filter((other) => other.name === row.name && other !== row);
-  main.append(
+  fill(main,
     h("h2", null, row.name, " ", verdictMark(one.verdict ?? one.status)),
     h("p", { class: "question" }, "How was it trained, what did it learn, what did it forget, and which answers changed?"),
     h("p", null, "run ", one.run_id, ", ", when(one.started), " · ", h("a", { href: historyHref(row.name) }, "its releases"),
       others.length ? [" · other runs: ", others.slice(0, 8).map((other) => [h("a", { href: adapterHref(other) }, other.run_id), " "])] : null),
-    one.error ? h("p", { class: "error", dir: "auto" }, one.error) : null,
+    one.error ? h("div", { class: "error" }, prose(one.error)) : null,
     bulleted(one.reasons), bulleted(one.warnings, "warning"), facts(one), ...tasksOf(one), ...trainingOf(one), methodsOf(row, rows, one),
     ...cureOf(one), await flipsOf(one), sampleOf(one), lineageOf(one), settingsOf(one));
 }
 
-const bulleted = (lines, kind = null) => (lines?.length ? h("ul", { class: kind }, lines.map((words) => h("li", { dir: "auto" }, words))) : null);
+const bulleted = (lines, kind = null) => (lines?.length ? h("ul", { class: kind }, lines.map((words) => h("li", null, prose(words)))) : null);
 const unitOfTask = (one) => one.unit ?? (one.metric === "nll_per_token" ? "nats" : "points");
 
 /** Its name, where it stands, and the text of it if there is any. */
@@ -33,7 +33,7 @@ function facts(one) {
     ["Peak memory", real(one.peak_memory_bytes) ? `${bytes(one.peak_memory_bytes)} (${one.device === "cpu" ? "process" : one.device ?? "device"})` : null],
     ["Device time", real(one.device_seconds) ? `${duration(one.device_seconds)} (${duration(one.train_device_seconds)} training, ${duration(one.score_device_seconds)} answering)` : null],
     ["Size", [["adapter", one.adapter_bytes], ["merged", one.merged_bytes], ["GGUF", one.gguf_bytes]].filter(([, size]) => real(size)).map(([words, size]) => `${words} ${bytes(size)}`).join(", ")],
-    ["Release", one.release], ["Digest", one.digest], ["Commit", one.git_commit],
+    ["Release", one.release], ["Digest", one.digest?.slice(0, 12)], ["Commit", one.git_commit?.slice(0, 12)],
     ["Win rate", one.win_rate ? `${digits(100 * one.win_rate.win_rate, 1)} % (${digits(100 * one.win_rate.ci_low, 1)} to ${digits(100 * one.win_rate.ci_high, 1)}), n ${count(one.win_rate.n)}, judge ${one.win_rate.judge}` : null],
   ].filter(([, words]) => words);
   return h("section", null, h("dl", { class: "facts" }, pairs.map(([name, words]) => h("div", null, h("dt", null, name), h("dd", { dir: "auto" }, words)))),
@@ -68,11 +68,11 @@ function tasksOf(one) {
     { label: "Adapter", number: true, value: (task) => task.adapter, cell: (task) => score(task.adapter, task.unit) },
     { label: "Difference", number: true, value: (task) => task.delta, cell: (task) => h("div", null, h("strong", null, change(task.delta, task.unit)), ` ${task.unit}`, h("small", null, `${change(task.low, task.unit)} to ${change(task.high, task.unit)}`)) },
     { label: "Margin", number: true, value: (task) => task.margin, cell: (task) => change(task.margin, task.unit) },
-    { label: "Lost / gained, documents", number: true, value: (task) => task.lost, cell: (task) => (real(task.lost) ? `${count(task.lost)} / ${count(task.gained)}` : "–") },
+    { label: "Lost / gained", number: true, value: (task) => task.lost, cell: (task) => (real(task.lost) ? `${count(task.lost)} / ${count(task.gained)}` : "–") },
     { label: "p after Holm", number: true, value: (task) => task.p_value_adjusted ?? task.p_value, cell: (task) => short(task.p_value_adjusted ?? task.p_value) },
     { label: "KL, nats", number: true, value: (task) => task.kl, cell: (task) => short(task.kl) },
     { label: "Verdict", value: (task) => task.verdict, cell: (task) => h("div", null, verdictMark(task.verdict), h("small", { dir: "auto" }, task.verdict === "INCONCLUSIVE" && task.needed > task.n ? `needs about ${count(task.needed)} documents` : "")) },
-    { label: "Why", value: (task) => task.reason, cell: (task) => h("small", { dir: "auto" }, task.reason) },
+    { label: "Why", value: (task) => task.reason, cell: (task) => h("small", { class: "why", dir: "auto" }, task.reason) },
   ] }))];
 }
 

@@ -2,32 +2,39 @@
 // whether damage that was made on purpose was noticed.
 
 const SELF_TESTS = { again: "the base against itself", noised: "a noised adapter", "one-answer": "an adapter of one answer" };
+const PRECISION = { none: "16 bit", nf4: "4 bit" };
+const MOST_BASES = 6; // with a chart; the table has all
 
 async function viewBench(main) {
   const bench = await need("bench");
   const tasks = bench.tasks ?? [];
-  const where = [{ label: "Base", value: (one) => one.base_model, cell: (one) => h("span", { class: "clip", title: one.base_model }, tail(one.base_model)) }, { label: "Precision", value: (one) => ({ none: "16 bit", nf4: "4 bit" })[one.precision] ?? one.precision }];
+  const where = [{ label: "Base", value: (one) => one.base_model, cell: (one) => h("span", { class: "clip", title: one.base_model }, tail(one.base_model)) }, { label: "Precision", value: (one) => PRECISION[one.precision] ?? one.precision }];
   const margins = [...new Set(tasks.filter((one) => one.unit === "points").flatMap((one) => (one.needed ?? []).map(({ margin }) => margin)))].sort((a, b) => a - b);
   const needs = (one, margin) => one.needed?.find((each) => each.margin === margin)?.documents;
-  main.append(h("h2", null, "Bench"), h("p", { class: "question" }, "How much can be believed: how small a loss do these tasks notice, and did they notice damage made on purpose?"));
-  const drawn = tasks.filter((one) => one.unit === "points" && one.needed?.length);
-  if (drawn.length) main.append(figure({ id: "documents", title: "Documents needed for a margin", question: "To rule out a loss of this size, at the usual disagreement; ring: what the task has.",
-    draw: (width) => needed({ width, rows: drawn }),
-    data: () => [["base", "task", "margin (points)", "documents needed", "n"], ...drawn.flatMap((one) => one.needed.map((each) => [one.base_model, one.task, 100 * each.margin, each.documents, one.n]))] }));
-  main.append(table({ caption: "Tasks, and documents needed for a margin (points)", rows: tasks, empty: "no task was judged yet", columns: [
+  fill(main, h("h2", null, "Bench"), h("p", { class: "question" }, "How much can be believed: how small a loss do these tasks notice, and did they notice damage made on purpose?"));
+  const bases = new Map();
+  for (const one of tasks) if (one.unit === "points" && one.needed?.length) {
+    const base = `${one.base_model}, ${PRECISION[one.precision] ?? one.precision}`;
+    bases.set(base, [...(bases.get(base) ?? []), one]);
+  }
+  fill(main, h("div", { class: "charts" }, [...bases].slice(0, MOST_BASES).map(([base, rows], index) => figure({
+    id: `documents-${index}`, title: "Documents needed for a margin", question: base, note: "To rule out a loss of this size at the usual disagreement. Ring: the documents a task has.",
+    draw: (width) => needed({ width, rows }),
+    data: () => [["base", "task", "margin (points)", "documents needed", "n"], ...rows.flatMap((one) => one.needed.map((each) => [base, one.task, 100 * each.margin, each.documents, one.n]))] }))));
+  fill(main, table({ caption: "Tasks, and documents needed for a margin (points)", rows: tasks, empty: "no task was judged yet", columns: [
     { label: "Task", value: (one) => one.task, cell: (one) => h("div", null, one.task, h("small", null, one.metric)) }, ...where,
-    { label: "n, documents", number: true, value: (one) => one.n, cell: (one) => count(one.n) },
+    { label: "n", number: true, value: (one) => one.n, cell: (one) => count(one.n) },
     { label: "Adapters", number: true, value: (one) => one.adapters },
-    { label: "Disagreement, % of documents", number: true, value: (one) => one.disagreement, cell: (one) => (real(one.disagreement) ? digits(100 * one.disagreement, 1) : "–") },
-    { label: "Margin asked", number: true, value: (one) => one.margin, cell: (one) => `${change(one.margin, one.unit)} ${one.unit}` },
-    { label: "Settles, margin", number: true, value: (one) => one.settles, cell: (one) => (real(one.settles) ? `${digits(one.settles * unitOf(one.unit).times, unitOf(one.unit).places)} ${one.unit}` : "–") },
+    { label: "Disagreement, %", number: true, value: (one) => one.disagreement, cell: (one) => (real(one.disagreement) ? digits(100 * one.disagreement, 1) : "–") },
+    { label: "Margin", number: true, value: (one) => one.margin, cell: (one) => `${change(one.margin, one.unit)} ${one.unit}` },
+    { label: "Settles", number: true, value: (one) => one.settles, cell: (one) => (real(one.settles) ? `${digits(one.settles * unitOf(one.unit).times, unitOf(one.unit).places)} ${one.unit}` : "–") },
     ...margins.map((margin) => ({ label: `${short(100 * margin)} points`, number: true, value: (one) => needs(one, margin), cell: (one) => count(needs(one, margin)) })),
   ] }));
-  main.append(h("h3", null, "Noise floor"), table({ caption: "The base against itself, the newest of each", rows: bench.noise_floor ?? [], empty: "no self-test was run", columns: [...where,
+  fill(main, h("h3", null, "Noise floor"), table({ caption: "The base against itself, the newest of each", rows: bench.noise_floor ?? [], empty: "no self-test was run", columns: [...where,
     { label: "Documents that flipped", number: true, value: (one) => one.flips },
     { label: "Largest difference, nats", number: true, value: (one) => one.largest_difference, cell: (one) => short(one.largest_difference) },
     { label: "Said", value: (one) => one.said, cell: (one) => h("small", { dir: "auto" }, one.said) }, { label: "Run", value: (one) => one.run_id }] }));
-  main.append(h("h3", null, "Self-tests"), table({ caption: "Damage made on purpose, judged like any adapter", rows: bench.self_tests ?? [], empty: "no self-test was run", columns: [
+  fill(main, h("h3", null, "Self-tests"), table({ caption: "Damage made on purpose, judged like any adapter", rows: bench.self_tests ?? [], empty: "no self-test was run", columns: [
     { label: "Test", value: (one) => SELF_TESTS[one.kind] ?? one.kind }, ...where,
     { label: "Expected", value: (one) => one.expected }, { label: "Verdict", value: (one) => one.verdict, cell: (one) => verdictMark(one.verdict) },
     { label: "As it should be?", value: (one) => (one.ok ? "✓ yes" : "✕ no") },

@@ -8,18 +8,19 @@ async function viewFleet(main, { query }) {
     list.replaceChildren(fleetTable(kept));
     changes.replaceChildren(sinceRelease(kept));
   });
-  main.append(h("h2", null, "Fleet"), h("p", { class: "question" }, "Which adapters are there, and which may be trusted? Newest first."), bar, left, list, changes);
+  fill(main, h("h2", null, "Fleet"), h("p", { class: "question" }, "Which adapters are there, and which may be trusted? Newest first."), bar, left, list, changes);
   apply();
 }
 
 const gainCell = (figure) => figure?.task ? h("div", null,
   h("strong", null, change(figure.gain, figure.unit)), ` ${figure.unit}`,
-  h("small", null, real(figure.gain_low) ? `${change(figure.gain_low, figure.unit)} to ${change(figure.gain_high, figure.unit)}, ` : "", `n ${count(figure.n)}`, h("br"), figure.task)) : missing();
+  h("small", null, real(figure.gain_low) ? [`${change(figure.gain_low, figure.unit)} to ${change(figure.gain_high, figure.unit)}`, h("br")] : null, `n ${count(figure.n)}, `, taskName(figure.task))) : missing();
+const taskName = (name) => h("span", { title: name }, clip(name, 22));
 const loss = (value) => (real(value) ? -value || 0 : null); // a drop as a difference: less is worse
 const worstCell = (figure) => figure?.task ? h("div", null,
   h("strong", null, change(loss(figure.drop), figure.unit)), ` ${figure.unit}`,
-  h("small", null, real(figure.drop_low) ? `${change(loss(figure.drop_high), figure.unit)} to ${change(loss(figure.drop_low), figure.unit)}, ` : "", `n ${count(figure.n)}`,
-    real(figure.used) ? `, ${digits(100 * figure.used, 0)} % of the margin` : "", h("br"), figure.task)) : missing();
+  h("small", null, real(figure.drop_low) ? [`${change(loss(figure.drop_high), figure.unit)} to ${change(loss(figure.drop_low), figure.unit)}`, h("br")] : null,
+    `n ${count(figure.n)}, `, taskName(figure.task), real(figure.used) && figure.used > 0 ? [h("br"), `${digits(100 * figure.used, 0)} % of its margin`] : null)) : missing();
 const asText = (figure, value) => (figure?.task ? `${figure.task}: ${value}` : "");
 
 function fleetTable(rows) {
@@ -68,10 +69,11 @@ function sinceRelease(rows) {
       { label: "Adapter", value: (row) => row.name, cell: (row) => h("a", { href: adapterHref(row) }, row.name) },
       { label: "Last release", value: (row) => row.since_release.release, cell: (row) => h("a", { href: historyHref(row.name) }, row.since_release.release) },
       { label: "Verdict", value: (row) => `${row.since_release.verdict} → ${row.verdict ?? row.status}` },
-      { label: "Gain, change", number: true, value: (row) => row.since_release.gain_change, cell: (row) => `${change(row.since_release.gain_change, row.target?.unit)} ${row.target?.unit ?? ""}` },
+      { label: "Gain, change", number: true, value: (row) => row.since_release.gain_change, cell: (row) => withUnit(row.since_release.gain_change, row.target?.unit) },
       { label: "Worst task, change", number: true, value: (row) => row.since_release.worst_change,
-        cell: (row) => h("div", null, `${change(row.since_release.worst_change, row.worst?.unit)} ${row.worst?.unit ?? ""}`, h("small", null, row.since_release.worst_task ?? "")) },
+        cell: (row) => h("div", null, withUnit(row.since_release.worst_change, row.worst?.unit), h("small", null, row.since_release.worst_task ?? "")) },
       { label: "Tasks whose verdict changed", value: (row) => changedTasks(row) || "none" },
     ] }));
 }
+const withUnit = (value, unit) => (real(value) ? `${change(value, unit)} ${unit}` : "–");
 const changedTasks = (row) => (row.since_release.tasks_changed ?? []).map((one) => `${one.task}: ${one.before} → ${one.after}`).join("; ");

@@ -24,7 +24,7 @@ async function viewHeat(main, { query }) {
   }
 
   const { bar, left, apply } = filtered(rows.filter((row) => placed.has(row)), query, (some) => ((kept = some), (page = 0), (drawing = draw().catch(trouble))));
-  main.append(h("h2", null, "Forgetting"), h("p", { class: "question" }, "Where did which adapter lose? Difference to the base; more is better."), bar, left, chart, pager);
+  fill(main, h("h2", null, "Forgetting"), h("p", { class: "question" }, "Where did which adapter lose? Difference to the base; more is better."), bar, left, chart, pager);
   apply();
   await drawing;
 }
@@ -43,8 +43,8 @@ function heatFigure(rows, tasks, of) {
   const original = new Map(shown.map((row, index) => [row, rows[index]]));
   return figure({
     id: "heat", title: "Adapters by general tasks", question: null,
-    note: "Hatched: inconclusive. Framed: FAIL. Colour: the share of the margin that was lost (orange) or gained (blue); · was not asked.",
-    draw: () => heat({ rows: shown, columns: tasks.map((one) => `${one.task}, ${one.unit}`), cellOf: (row, across) => cellOf(original.get(row), across) }),
+    note: "Points, unless a task says nats. Hatched: inconclusive. Framed: FAIL. Colour: the share of the margin that was lost (orange) or gained (blue); · was not asked.",
+    draw: () => heat({ rows: shown, columns: tasks.map((one) => (one.unit === "points" ? one.task : `${one.task} (${one.unit})`)), cellOf: (row, across) => cellOf(original.get(row), across) }),
     data: () => [["adapter", ...tasks.map((one) => `${one.task} (${one.unit})`)],
       ...rows.map((row) => [idOf(row), ...tasks.map((one, across) => (real(cellOf(row, across)?.gain) ? cellOf(row, across).gain * unitOf(one.unit).times : null))])],
   });

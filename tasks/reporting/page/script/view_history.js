@@ -3,9 +3,9 @@
 async function viewHistory(main, { rest, query }) {
   const { names } = await need("history");
   const known = Object.keys(names);
-  main.append(h("h2", null, "History", rest ? ` of ${rest}` : ""), h("p", { class: "question" }, "How did a metric move over the releases of one adapter?"));
+  fill(main, h("h2", null, "History", rest ? ` of ${rest}` : ""), h("p", { class: "question" }, "How did a metric move over the releases of one adapter?"));
   if (!rest || !Object.hasOwn(names, rest)) {
-    main.append(h("p", { class: "missing" }, rest ? `${rest} was never released.` : known.length ? "" : "Nothing was released yet."),
+    fill(main, h("p", { class: "missing" }, rest ? `${rest} was never released.` : known.length ? "" : "Nothing was released yet."),
       table({ caption: "Released adapters", rows: known.map((name) => ({ name, ...names[name] })), empty: "nothing was released yet", columns: [
         { label: "Adapter", value: (row) => row.name, cell: (row) => h("a", { href: historyHref(row.name) }, row.name) },
         { label: "Releases", number: true, value: (row) => row.releases },
@@ -35,18 +35,18 @@ async function viewHistory(main, { rest, query }) {
     redrawCharts();
   };
   if (tasks.length) {
-    main.append(h("label", null, h("span", null, "Task "), h("select", { change: (event) => {
+    fill(main, h("label", null, h("span", null, "Task "), h("select", { change: (event) => {
       history.replaceState(null, "", `${historyHref(rest)}?task=${encodeURIComponent(event.target.value)}`);
       draw(event.target.value);
     } }, tasks.map((one) => h("option", { value: one.task, selected: one === chosen }, `${one.task} (${one.role})`)))), chart);
     draw(chosen.task);
   }
-  main.append(table({ caption: `Releases of ${rest}`, rows: releases, columns: [
+  fill(main, table({ caption: `Releases of ${rest}`, rows: releases, columns: [
     { label: "Release", value: (one) => one.release, cell: (one) => h("a", { href: adapterHref({ name: rest, run_id: one.run_id }) }, one.release) },
     { label: "Made", value: (one) => one.created, cell: (one) => when(one.created) },
     { label: "Verdict", value: (one) => one.verdict, cell: (one) => verdictMark(one.verdict) },
     { label: "Channels", value: (one) => (one.channels ?? []).join(", ") },
-    { label: "In spite of its verdict", value: (one) => one.override },
+    { label: "Override", value: (one) => one.override },
     { label: "Published", value: (one) => (one.published ?? []).join(" "), cell: (one) => h("ul", { class: "places" }, (one.published ?? []).map((uri) => h("li", null, place(uri)))) },
   ] }));
 }

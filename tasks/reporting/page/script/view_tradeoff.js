@@ -8,13 +8,13 @@ async function viewTradeoff(main, { query }) {
   const { points: packed, paths } = await need("tradeoff");
   const found = new Map(unpacked(packed).map((one) => [one.row, one]));
   const charts = h("div");
-  const { bar, left, apply } = filtered(rows, query, (kept) => {
+  const { bar, left, apply } = filtered(rows.filter((row) => found.has(row.index)), query, (kept) => {
     const points = kept.map((row) => [row, found.get(row.index)]).filter(([row, one]) => one && real(row.target?.gain) && real(one.forgotten) && inPoints(row, one));
     const units = [...new Set(points.map(([row]) => row.target.unit))];
     charts.replaceChildren(...(units.length ? units.map((unit) => tradeoffChart(points.filter(([row]) => row.target.unit === unit), paths, unit)) : [h("p", { class: "missing" }, "No adapter here has both a target and general tasks.")]));
     redrawCharts();
   });
-  main.append(h("h2", null, "Learned against forgotten"), h("p", { class: "question" }, "Which adapters learned most for what they forgot? Up is learned, left is forgotten less."), bar, left, legend(), charts);
+  fill(main, h("h2", null, "Learned against forgotten"), h("p", { class: "question" }, "Which adapters learned most for what they forgot? Up is learned, left is forgotten less."), bar, left, legend(), charts);
   apply();
 }
 
@@ -24,11 +24,12 @@ function tradeoffChart(pairs, paths, unit) {
   const all = pairs.map(([row, one]) => ({
     x: scaled(one.forgotten, 100), xLow: scaled(one.forgotten_low, 100), xHigh: scaled(one.forgotten_high, 100),
     y: scaled(row.target.gain, times), yLow: scaled(row.target.gain_low, times), yHigh: scaled(row.target.gain_high, times),
-    verdict: row.verdict, front: one.front, href: adapterHref(row), row,
+    verdict: row.verdict, href: adapterHref(row), row,
     says: `${row.name}, ${row.verdict ?? row.status}: learned ${measured({ ...row.target, delta: row.target.gain, low: row.target.gain_low, high: row.target.gain_high })}; ` +
       `forgot ${signed(100 * one.forgotten, 1)} points (${one.forgotten_of})`,
   }));
   const front = frontOf(all);
+  const onFront = new Set(front);
   const shown = all.length > MOST_MARKS ? [...new Set([...front, ...all.slice(0, MOST_MARKS)])] : all;
   const steps = shown.map((point) => paths[point.row.index]).map((path, index) => path?.filter((one) => real(one.gain) && real(one.forgotten)).map((one) => ({
     x: 100 * one.forgotten, y: one.gain * times, href: shown[index].href,
@@ -39,7 +40,7 @@ function tradeoffChart(pairs, paths, unit) {
     note: `${count(all.length)} adapters, ${count(front.length)} on the Pareto front${shown.length < all.length ? `; drawn: the front and the ${count(MOST_MARKS)} newest, filter to see others` : ""}. Point at a mark, or walk with the arrow keys.`,
     draw: (width) => scatter({ width, points: shown, front, paths: steps, x: "forgotten, points →", y: `learned, ${unit} ↑` }),
     data: () => [["adapter", "verdict", `learned (${unit})`, "low", "high", "forgotten (points)", "low", "high", "n", "front"],
-      ...all.map((one) => [idOf(one.row), one.verdict, one.y, one.yLow, one.yHigh, one.x, one.xLow, one.xHigh, one.row.target.n, one.front ? "yes" : ""])],
+      ...all.map((one) => [idOf(one.row), one.verdict, one.y, one.yLow, one.yHigh, one.x, one.xLow, one.xHigh, one.row.target.n, onFront.has(one) ? "yes" : ""])],
   });
 }
 
@@ -53,4 +54,6 @@ function frontOf(points) {
 }
 
 const legend = () => h("p", { class: "legend" }, ["PASS", "FAIL", "INCONCLUSIVE", null].map((verdict) => h("span", null,
-  s("svg", { width: 14, height: 14, "aria-hidden": "true" }, shape(verdict, 7, 7)), ` ${verdict ?? "no verdict"} `)));
+  s("svg", { width: 14, height: 14, "aria-hidden": "true" }, shape(verdict, 7, 7)), ` ${verdict ?? "no verdict"} `)),
+  [["front", "Pareto front of those shown"], ["path", "scales of a cure"]].map(([kind, words]) => h("span", null,
+    s("svg", { width: 22, height: 14, "aria-hidden": "true" }, s("line", { class: kind, x1: 0, x2: 22, y1: 7, y2: 7 })), ` ${words} `)));

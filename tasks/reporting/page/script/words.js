@@ -6,7 +6,7 @@ const digits = (value, places) => value.toLocaleString(undefined, { minimumFract
 const count = (value) => (real(value) ? value.toLocaleString() : "–");
 const signed = (value, places) => (value > 0 ? "+" : value < 0 ? "−" : "") + digits(Math.abs(value), places);
 
-const UNITS = { points: { times: 100, places: 1, score: "%" }, nats: { times: 1, places: 3, score: "nats per token" } };
+const UNITS = { points: { times: 100, places: 1, score: "%" }, nats: { times: 1, places: 3, score: "nats" } };
 const unitOf = (unit) => UNITS[unit] ?? { times: 1, places: 3, score: unit ?? "" };
 
 /** A difference without its unit, for columns that name it. */
@@ -34,7 +34,7 @@ function duration(seconds) {
   return seconds < 7200 ? `${digits(seconds / 60, 1)} min` : `${digits(seconds / 3600, 1)} h`;
 }
 
-const short = (value) => (real(value) ? Number(value.toPrecision(4)).toLocaleString(undefined, { maximumSignificantDigits: 4 }) : "–");
+const short = (value) => (real(value) ? Number(value.toPrecision(4)).toLocaleString(undefined, { maximumSignificantDigits: 4 }).replace("-", "−") : "–");
 
 const ZONE = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
 const ZONE_NAME = new Intl.DateTimeFormat(undefined, { timeZoneName: "short" }).formatToParts(new Date())
