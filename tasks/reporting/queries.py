@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from infra.storage import Store
 from tasks.reporting.queries_bench import needed_by_task, noise_floor
 from tasks.reporting.queries_details import details_of
-from tasks.reporting.queries_files import result_files
+from tasks.reporting.queries_files import Files, result_files
 from tasks.reporting.queries_releases import Release, history_of, since_release, standing_releases
 from tasks.reporting.queries_tables import FIGURES, tables
 from tasks.reporting.queries_tradeoff import tradeoff_of
@@ -39,14 +39,15 @@ def open_results(store: Store) -> Iterator["Results"]:
     """All results of a store, as they are now."""
     files, warnings = result_files(store)
     with tables(files, warnings) as connection:
-        yield Results(store, connection, warnings)
+        yield Results(store, connection, files, warnings)
 
 
 class Results:
     """Answers; `warnings` tells the files and releases that were left out."""
 
-    def __init__(self, store: Store, connection: "DuckDBPyConnection", warnings: list[str]):
+    def __init__(self, store: Store, connection: "DuckDBPyConnection", files: Files, warnings: list[str]):
         self.store = store
+        self._columns = {str(path): columns for path, columns in files.items()}
         self.warnings = warnings
         self._connection = connection
 
@@ -215,7 +216,10 @@ class Results:
     def _details(
         self, file: str, positions: tuple[int, int], only: str | None = None
     ) -> Iterator[tuple[str, str, str]]:
-        yield from details_of(self._connection, Path(file), positions, self.warnings, root=self.store.root, only=only)
+        there = self._columns[file]
+        yield from details_of(
+            self._connection, Path(file), positions, self.warnings, there=there, root=self.store.root, only=only
+        )
 
     def _uris(self, places: Json, run_id: str) -> Json:
         uris = {role: f"{self.store.root}/{place}" if place else None for role, place in places.items()}

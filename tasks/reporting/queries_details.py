@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.reporting.queries_tables import CARD, SOURCE, UTC, patterns, readable, turned
+from tasks.reporting.queries_tables import CARD, SOURCE, UTC, patterns, turned
 from tasks.reporting.results_schema import COLUMNS, TIME, Kind
 
 if TYPE_CHECKING:
@@ -27,10 +27,11 @@ def details_of(
     positions: tuple[int, int],
     warnings: list[str],
     *,
+    there: frozenset[str],
     root: str,
     only: str | None = None,
 ) -> Iterator[tuple[str, str, str]]:
-    """(run_id, name, text) of the rows from one position to another, both included.
+    """(run_id, name, text) of the rows of a file from one position to another, both included. It has columns `there`.
 
     All columns, and what follows from them; or `only` one, of the rows that have it. A file that is damaged there is
     told in `warnings`, and its other rows are left out.
@@ -40,7 +41,6 @@ def details_of(
     first, last = positions
     cursor = connection.cursor()  # others may ask while this one is read
     try:
-        there = readable(cursor, [file])
         chosen = {only: COLUMNS[only]} if only else COLUMNS
         where = "true" if only is None else f"{only} IS NOT NULL" if only in there else "false"
         fields = {name: _value(name, kind) if name in there else "NULL" for name, kind in chosen.items()}
@@ -71,7 +71,7 @@ def _value(name: str, kind: Kind) -> str:
     return f"list_transform(tasks, lambda t: struct_insert(t, {more}))"
 
 
-def _uris(root: str, there: set[str]) -> str:
+def _uris(root: str, there: frozenset[str]) -> str:
     quoted = root.replace("'", "''")
     places = {role: f"{role}_place" for role in PLACES}
     uris = {role: f"'{quoted}/' || {place}" if place in there else "NULL" for role, place in places.items()}

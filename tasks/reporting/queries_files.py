@@ -4,6 +4,7 @@ A remote store's files are copied once into the cache folder, under names that c
 out is told: a file that was half written or is foreign, another version, other types.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from infra.hashing import SHORT, digest_json
@@ -16,14 +17,20 @@ SUFFIX = ".parquet"
 TOLD = ("ETag", "etag", "size", "LastModified", "mtime")  # by which a remote file is known to be the same
 
 
-def result_files(store: Store) -> tuple[list[Path], list[str]]:
+Files = dict[Path, frozenset[str]]  # {a file of results: its columns}
+
+
+def result_files(store: Store) -> tuple[Files, list[str]]:
     """(files that can be read, by run id; why others cannot)."""
-    files, warnings = [], []
-    for path in _local(store):
-        if fault := _fault(path):
-            warnings.append(f"{FOLDER}/{_name(store, path)} is left out: {fault}")
-        else:
-            files.append(path)
+    files: Files = {}
+    warnings = []
+    paths = _local(store)
+    with ThreadPoolExecutor() as threads:
+        for path, found in zip(paths, threads.map(_columns, paths), strict=True):
+            if isinstance(found, str):
+                warnings.append(f"{FOLDER}/{_name(store, path)} is left out: {found}")
+            else:
+                files[path] = found
     return files, warnings
 
 
@@ -58,8 +65,8 @@ def _copied(store: Store, entry: dict[str, object], folder: Path) -> Path:
     return path
 
 
-def _fault(path: Path) -> str | None:
-    """Why this is no file of results that can be read."""
+def _columns(path: Path) -> frozenset[str] | str:
+    """The file's columns, or why it is no file of results that can be read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -78,4 +85,4 @@ def _fault(path: Path) -> str | None:
             return f"column {wanted.name} has other types than version {VERSION}"
     if missing := [name for name in ("run_id", "name", "position") if name not in there.names]:
         return f"it has no column {missing[0]}"
-    return None
+    return frozenset(there.names)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.reporting.queries_files import Files
 from tasks.reporting.results_schema import COLUMNS, FLOAT, INT, TASK, TEXT, TIME
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ LIGHT = [
     name for name, kind in COLUMNS.items() if isinstance(kind, str) and name not in ("settings_json", "versions_json")
 ]
 SQL_TYPES = {TEXT: "VARCHAR", INT: "BIGINT", FLOAT: "DOUBLE", "bool": "BOOLEAN", TIME: "VARCHAR"}
-SOURCE = "read_parquet(?, union_by_name = true, filename = true)"
+SOURCE = "read_parquet(?, filename = true)"
 CARD = "if(published[1].uri LIKE 'http%', published[1].uri, rtrim(published[1].uri, '/') || '/README.md')"
 FIGURES = (
     *(
@@ -64,7 +65,7 @@ def turned(task: str) -> dict[str, str]:
 
 
 @contextmanager
-def tables(files: Sequence[Path], warnings: list[str]) -> Iterator["DuckDBPyConnection"]:
+def tables(files: Files, warnings: list[str]) -> Iterator["DuckDBPyConnection"]:
     """A connection with both tables; files that cannot be read are told in `warnings`."""
     import duckdb
 
@@ -75,7 +76,8 @@ def tables(files: Sequence[Path], warnings: list[str]) -> Iterator["DuckDBPyConn
         ):
             connection.execute(f"SET {setting} = '{value}'")
         _create(connection)
-        _load(connection, list(files), warnings)
+        for columns in sorted(set(files.values()), key=len):  # older files have fewer
+            _load(connection, [path for path, there in files.items() if there == columns], columns, warnings)
         _finish(connection)
         yield connection
 
@@ -92,14 +94,12 @@ def _create(connection: "DuckDBPyConnection") -> None:
     connection.execute(f"CREATE TABLE raw_task (file VARCHAR, adapter_name VARCHAR, {tasks})")
 
 
-def _load(connection: "DuckDBPyConnection", files: list[Path], warnings: list[str]) -> None:
+def _load(connection: "DuckDBPyConnection", files: list[Path], there: frozenset[str], warnings: list[str]) -> None:
     import duckdb
 
-    if not files:
-        return
     connection.execute("BEGIN")
     try:
-        _insert(connection, files)
+        _insert(connection, files, there)
         connection.execute("COMMIT")
     except duckdb.Error as error:
         connection.execute("ROLLBACK")
@@ -107,33 +107,32 @@ def _load(connection: "DuckDBPyConnection", files: list[Path], warnings: list[st
             warnings.append(f"{files[0]} is left out: it is damaged ({str(error).splitlines()[0]})")
             return
         half = len(files) // 2
-        _load(connection, files[:half], warnings)
-        _load(connection, files[half:], warnings)
+        _load(connection, files[:half], there, warnings)
+        _load(connection, files[half:], there, warnings)
 
 
-def _insert(connection: "DuckDBPyConnection", files: list[Path]) -> None:
-    there = readable(connection, files)
+def _insert(connection: "DuckDBPyConnection", files: list[Path], there: frozenset[str]) -> None:
+    """Of files with the same columns. They are opened once: opening is most of reading many small ones."""
     columns = ", ".join(_clean(name, COLUMNS[name]) if name in there else f"NULL AS {name}" for name in LIGHT)
     pool = ", ".join(f"{name} := {_plain(f'pool.{name}', kind)}" for name, kind in COLUMNS["pool"].items())
+    more = {
+        "pool": f"if(pool IS NULL, NULL, struct_pack({pool}))" if "pool" in there else "NULL",
+        "card_uri": CARD if "published" in there else "NULL",
+        "tasks": "tasks" if "tasks" in there else "[]",
+    }
     connection.execute(
-        f"INSERT INTO adapter BY NAME SELECT filename AS file, {columns}, "
-        f"{f'if(pool IS NULL, NULL, struct_pack({pool}))' if 'pool' in there else 'NULL'} AS pool, "
-        f"{CARD if 'published' in there else 'NULL'} AS card_uri FROM {SOURCE}",
+        f"CREATE TEMP TABLE read AS SELECT filename AS file, {columns}, "
+        f"{', '.join(f'{value} AS {name}' for name, value in more.items())} FROM {SOURCE}",
         [patterns(files)],
     )
+    connection.execute("INSERT INTO adapter BY NAME SELECT * EXCLUDE (tasks) FROM read")
     if "tasks" in there:
         tasks = ", ".join(f"{_plain(f't.{name}', kind)} AS {name}" for name, kind in TASK.items())
         connection.execute(
             f"INSERT INTO raw_task BY NAME SELECT file, adapter_name, {tasks} "
-            f"FROM (SELECT filename AS file, name AS adapter_name, unnest(tasks) AS t FROM {SOURCE}) AS unnested",
-            [patterns(files)],
+            "FROM (SELECT file, name AS adapter_name, unnest(tasks) AS t FROM read) AS unnested"
         )
-
-
-def readable(connection: "DuckDBPyConnection", files: Sequence[Path]) -> set[str]:
-    """The columns that some of the files have."""
-    found = connection.execute(f"DESCRIBE SELECT * FROM {SOURCE}", [patterns(files)]).fetchall()
-    return {row[0] for row in found}
+    connection.execute("DROP TABLE read")
 
 
 def patterns(files: Sequence[Path]) -> list[str]:
