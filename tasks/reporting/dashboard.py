@@ -7,7 +7,7 @@ names, so that a page never reads those of another build; the page itself is wri
 import io
 import re
 from datetime import UTC, datetime
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from infra.errors import RequestError
@@ -46,13 +46,12 @@ def build_dashboard(store: Store, output: str | None = None, *, single_file: boo
         single_file = True
     target = _Target(folder, page, single_file)
     with open_results(store) as results:
-        adapters = 0
-        for name, text in parts_of(results):
+        rows = results.fleet()
+        for name, text in parts_of(results, rows):
             target.add(name, text)
-        adapters = len(results.fleet())
         warnings = tuple(results.warnings)
     size = target.finish(store.root, warnings)
-    return Built(f"{folder.root}/{page}", len(target.files), size, adapters, warnings)
+    return Built(f"{folder.root}/{page}", len(target.files), size, len(rows), warnings)
 
 
 def _target(store: Store, output: str | None) -> tuple[Files, str]:
@@ -99,14 +98,17 @@ class _Target:
         return len(page)
 
     def _write(self, path: str, data: bytes) -> None:
+        uri = f"{self.folder.root}/{path}"
         try:
-            if self.folder.is_local:
+            if not self.folder.is_local:  # browsers go by the type that a bucket tells them
+                self.folder.fs.pipe_file(uri, data, ContentType=TYPES[PurePosixPath(path).suffix])
+            elif path == self.page:
                 self.folder.write(path, data)
-            else:  # browsers go by the type that a bucket tells them
-                place = f"{self.folder.root}/{path}"
-                self.folder.fs.pipe_file(place, data, ContentType=TYPES[PurePosixPath(path).suffix])
-        except OSError as error:
+            else:  # named by its content, and written anew by each build: no need to wait for the disk
+                Path(uri).parent.mkdir(parents=True, exist_ok=True)
+                Path(uri).write_bytes(data)
+        except Exception as error:  # an OSError, or whatever a bucket's client raises
             raise RequestError(
-                f"the dashboard cannot be written to {self.folder.root}/{path}: {error}. Give a folder that is yours, "
-                "or s3://bucket/prefix, with --output."
+                f"the dashboard cannot be written to {uri}: {type(error).__name__}: {error}. Give a folder that is "
+                "yours, or s3://bucket/prefix, with --output."
             ) from error

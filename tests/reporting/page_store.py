@@ -50,7 +50,9 @@ def adapter(name: str, run: str, position: int = 0, *, seed: int = 0, **more: An
     strength = chance.choice((0.0, 0.0, 0.02, 0.08))  # how much it forgets
     method = METHODS[chance.randrange(4)]
     tasks = [task(f"{name}.held_out", chance.uniform(-0.05, 0.6), 100, role="target", margin=0.1)]
-    tasks += [task(one, chance.gauss(-strength, 0.012) * (-1 if "perplexity" in one else 1), n) for one, n in TASKS.items()]
+    tasks += [
+        task(one, chance.gauss(-strength, 0.012) * (-1 if "perplexity" in one else 1), n) for one, n in TASKS.items()
+    ]
     verdicts = {one["verdict"] for one in tasks}
     verdict = "FAIL" if "FAIL" in verdicts else "INCONCLUSIVE" if "INCONCLUSIVE" in verdicts else "PASS"
     steps = range(5, 205, 5)

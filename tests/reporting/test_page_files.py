@@ -68,7 +68,7 @@ def test_a_large_fleets_data_lies_beside_the_page_and_old_files_go(
 
 
 def test_pieces_are_cut_by_size() -> None:
-    texts = [(str(number), "x" * 150_000) for number in range(5)]
+    texts = [(str(number), "x" * 300_000) for number in range(5)]
     assert [list(piece) for piece in content.pieces(texts)] == [["0", "1"], ["2", "3"], ["4"]]
     assert list(content.pieces([])) == []
 
@@ -128,7 +128,8 @@ def test_the_verb_prints_where_the_page_is(store: Store, tmp_path: Path, capsys:
 
 
 @pytest.mark.slow
-def test_a_bucket_tells_browsers_what_it_is(store: Store, s3: S3Server) -> None:
+def test_a_bucket_tells_browsers_what_it_is(store: Store, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint_url)
     built = build_dashboard(store, f"s3://{BUCKET}/dashboard", single_file=False)
     files = Files(f"s3://{BUCKET}/dashboard")
     assert built.page == f"s3://{BUCKET}/dashboard/index.html"

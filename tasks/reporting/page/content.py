@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 Part = tuple[str, str]  # name, JSON
-PIECE = 400_000  # characters of JSON in a piece that is loaded on demand
+PIECE = 800_000  # characters of JSON in a piece that is loaded on demand
 HEAT_ROWS = 400  # adapters in a piece of the heat map
 FLEET = ("run_id", "name", "started", "recipe", "status", "method", "precision", "base_model", "data_source", "verdict")
 COST = ("release", "newest", "adapter_bytes", "device_seconds", "since_release")
@@ -29,9 +29,8 @@ POINT = ("row", "forgotten", "forgotten_low", "forgotten_high", "forgotten_of")
 STEP = ("kind", "scale", "share", "gain", "forgotten", "kept")
 
 
-def parts_of(results: "Results") -> Iterator[Part]:
-    """Every part, one after the other: the details of a large fleet are never in memory together."""
-    rows = results.fleet()
+def parts_of(results: "Results", rows: Sequence[Json]) -> Iterator[Part]:
+    """Every part of the fleet of these `rows`: the details of a large one are never in memory together."""
     piece_of: dict[str, int] = {}
     details = ((f"{name}@{run_id}", text) for run_id, name, text in results.details())
     for number, piece in enumerate(pieces(details)):

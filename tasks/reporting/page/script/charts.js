@@ -71,8 +71,8 @@ function scatter({ width, points, front, paths, x, y }) {
   }
   for (const one of points) {
     svg.append(mark(one.href, one.says,
-      real(one.xLow) && real(one.xHigh) ? whisker(atX(one.xLow), atY(one.y), atX(one.xHigh), atY(one.y)) : null,
-      real(one.yLow) && real(one.yHigh) ? whisker(atX(one.x), atY(one.yLow), atX(one.x), atY(one.yHigh)) : null,
+      one.whiskers && real(one.xLow) && real(one.xHigh) ? whisker(atX(one.xLow), atY(one.y), atX(one.xHigh), atY(one.y)) : null,
+      one.whiskers && real(one.yLow) && real(one.yHigh) ? whisker(atX(one.x), atY(one.yLow), atX(one.x), atY(one.yHigh)) : null,
       shape(one.verdict, atX(one.x), atY(one.y))));
   }
   return svg;
@@ -102,7 +102,7 @@ function curves({ width, series, x, y, height = 240, fromZero = false }) {
 /** One line for each task: interval, estimate, zero, and a bracket where the margin stands. Rows of one unit. */
 function intervals({ width, rows, x }) {
   const narrow = width < 560;
-  const left = narrow ? 14 : Math.min(240, width * 0.34);
+  const left = narrow ? 24 : Math.min(240, width * 0.34);
   const step = narrow ? 46 : 30;
   const xs = extent(rows.flatMap((one) => [one.low, one.high, one.delta, one.margin, 0]));
   const height = rows.length * step + 62;
@@ -127,8 +127,10 @@ function intervals({ width, rows, x }) {
 }
 
 /** Cells of rows by columns: the figure stands in each, hatched where the verdict is open, framed where it is FAIL. */
-function heat({ rows, columns, cellOf }) {
-  const [wide, high, left, top] = [58, 24, 200, 140];
+function heat({ width: room, rows, columns, cellOf }) {
+  const [high, left] = [24, 200];
+  const wide = Math.max(48, Math.min(62, (room - left - 60) / columns.length));
+  const top = 24 + 4.6 * Math.min(26, Math.max(...columns.map((name) => name.length)));
   const width = left + columns.length * wide + 70;
   const height = top + rows.length * high + 8;
   const svg = s("svg", { width, height, viewBox: `0 0 ${width} ${height}` },

@@ -5,7 +5,7 @@ const KEPT_STYLES = ["fill", "stroke", "stroke-width", "stroke-dasharray", "stro
   "font-family", "font-size", "font-weight", "text-anchor", "dominant-baseline"];
 
 /** `draw(width)` gives an <svg>; `data` the lines of a table, the headings first. */
-function figure({ id, title, question, draw, data, note = null }) {
+function figure({ id, title, question, draw, data, note = null, widest = 980 }) {
   const reading = h("p", { class: "reading", "aria-live": "polite" }, note ?? "");
   const canvas = h("div", { class: "scroll canvas" });
   const made = h("figure", { id: `chart-${id}`, class: "chart" },
@@ -24,7 +24,7 @@ function figure({ id, title, question, draw, data, note = null }) {
   canvas.addEventListener("focusin", say_it);
   canvas.addEventListener("keydown", walk);
   made.redraw = () => {
-    const svg = draw(Math.max(300, Math.min(980, canvas.clientWidth || 300)));
+    const svg = draw(Math.max(300, Math.min(widest, canvas.clientWidth || 300)));
     svg.setAttribute("role", "group");
     svg.setAttribute("aria-label", title);
     const marks = svg.querySelectorAll("a");

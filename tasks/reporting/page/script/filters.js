@@ -48,6 +48,6 @@ function filtered(rows, query, draw) {
     h("input", { type: "date", value: values[key] ?? "", change: (event) => set(key, event.target.value) }));
   const bar = h("form", { class: "filters", role: "search", submit: (event) => event.preventDefault() },
     h("label", { class: "wide" }, h("span", null, "Search"), search), choices, day("from", "From"), day("until", "Until"),
-    h("label", { class: "tick" }, h("input", { type: "checkbox", checked: values.newest === "1", change: (event) => set("newest", event.target.checked ? "1" : "") }), "newest of each name"));
+    rows.every((row) => row.newest) ? null : h("label", { class: "tick" }, h("input", { type: "checkbox", checked: values.newest === "1", change: (event) => set("newest", event.target.checked ? "1" : "") }), "newest of each name"));
   return { bar, left, apply };
 }

@@ -69,7 +69,7 @@ function tasksOf(one) {
     { label: "Difference", number: true, value: (task) => task.delta, cell: (task) => h("div", null, h("strong", null, change(task.delta, task.unit)), ` ${task.unit}`, h("small", null, `${change(task.low, task.unit)} to ${change(task.high, task.unit)}`)) },
     { label: "Margin", number: true, value: (task) => task.margin, cell: (task) => change(task.margin, task.unit) },
     { label: "Lost / gained", number: true, value: (task) => task.lost, cell: (task) => (real(task.lost) ? `${count(task.lost)} / ${count(task.gained)}` : "–") },
-    { label: "p after Holm", number: true, value: (task) => task.p_value_adjusted ?? task.p_value, cell: (task) => short(task.p_value_adjusted ?? task.p_value) },
+    { label: "p after Holm", number: true, value: (task) => task.p_value_adjusted ?? task.p_value, cell: (task) => probability(task.p_value_adjusted ?? task.p_value) },
     { label: "KL, nats", number: true, value: (task) => task.kl, cell: (task) => short(task.kl) },
     { label: "Verdict", value: (task) => task.verdict, cell: (task) => h("div", null, verdictMark(task.verdict), h("small", { dir: "auto" }, task.verdict === "INCONCLUSIVE" && task.needed > task.n ? `needs about ${count(task.needed)} documents` : "")) },
     { label: "Why", value: (task) => task.reason, cell: (task) => h("small", { class: "why", dir: "auto" }, task.reason) },

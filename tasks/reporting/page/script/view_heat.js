@@ -44,7 +44,7 @@ function heatFigure(rows, tasks, of) {
   return figure({
     id: "heat", title: "Adapters by general tasks", question: null,
     note: "Points, unless a task says nats. Hatched: inconclusive. Framed: FAIL. Colour: the share of the margin that was lost (orange) or gained (blue); · was not asked.",
-    draw: () => heat({ rows: shown, columns: tasks.map((one) => (one.unit === "points" ? one.task : `${one.task} (${one.unit})`)), cellOf: (row, across) => cellOf(original.get(row), across) }),
+    widest: 1320, draw: (width) => heat({ width, rows: shown, columns: tasks.map((one) => (one.unit === "points" ? one.task : `${one.task} (${one.unit})`)), cellOf: (row, across) => cellOf(original.get(row), across) }),
     data: () => [["adapter", ...tasks.map((one) => `${one.task} (${one.unit})`)],
       ...rows.map((row) => [idOf(row), ...tasks.map((one, across) => (real(cellOf(row, across)?.gain) ? cellOf(row, across).gain * unitOf(one.unit).times : null))])],
   });

@@ -1,7 +1,8 @@
 // Learned against forgotten: who gained most for what was lost? Points that nobody beats on both make the Pareto front;
 // the scales of a cure are a path from the adapter as trained.
 
-const MOST_MARKS = 1500; // points with intervals that a page draws without stutter
+const MOST_MARKS = 1500; // points that a page draws without stutter
+const MOST_WHISKERS = 150; // points whose intervals can still be told apart
 
 async function viewTradeoff(main, { query }) {
   const rows = await fleet();
@@ -31,13 +32,14 @@ function tradeoffChart(pairs, paths, unit) {
   const front = frontOf(all);
   const onFront = new Set(front);
   const shown = all.length > MOST_MARKS ? [...new Set([...front, ...all.slice(0, MOST_MARKS)])] : all;
+  for (const one of shown) one.whiskers = shown.length <= MOST_WHISKERS || onFront.has(one);
   const steps = shown.map((point) => paths[point.row.index]).map((path, index) => path?.filter((one) => real(one.gain) && real(one.forgotten)).map((one) => ({
     x: 100 * one.forgotten, y: one.gain * times, href: shown[index].href,
     says: `${shown[index].row.name}, ${one.kind === "replay" ? `replay of ${digits(100 * one.share, 0)} %` : `scale ${short(one.scale)}`}${one.kept ? ", kept" : ""}: learned ${signed(one.gain * times, 1)} ${unit}, forgot ${signed(100 * one.forgotten, 1)} points`,
   }))).filter((path) => path?.length);
   return figure({
     id: `tradeoff-${unit}`, title: `Target gain in ${unit}`, question: null,
-    note: `${count(all.length)} adapters, ${count(front.length)} on the Pareto front${shown.length < all.length ? `; drawn: the front and the ${count(MOST_MARKS)} newest, filter to see others` : ""}. Point at a mark, or walk with the arrow keys.`,
+    note: `${count(all.length)} adapters, ${count(front.length)} on the Pareto front${shown.length < all.length ? `; drawn: the front and the ${count(MOST_MARKS)} newest, filter to see others` : ""}${shown.length > MOST_WHISKERS ? "; intervals on the front only" : ""}. Point at a mark, or walk with the arrow keys.`,
     draw: (width) => scatter({ width, points: shown, front, paths: steps, x: "forgotten, points →", y: `learned, ${unit} ↑` }),
     data: () => [["adapter", "verdict", `learned (${unit})`, "low", "high", "forgotten (points)", "low", "high", "n", "front"],
       ...all.map((one) => [idOf(one.row), one.verdict, one.y, one.yLow, one.yHigh, one.x, one.xLow, one.xHigh, one.row.target.n, onFront.has(one) ? "yes" : ""])],

@@ -4,7 +4,10 @@
 const real = (value) => typeof value === "number" && Number.isFinite(value);
 const digits = (value, places) => value.toLocaleString(undefined, { minimumFractionDigits: places, maximumFractionDigits: places });
 const count = (value) => (real(value) ? value.toLocaleString() : "–");
-const signed = (value, places) => (value > 0 ? "+" : value < 0 ? "−" : "") + digits(Math.abs(value), places);
+const signed = (value, places) => {
+  const rounded = Number(value.toFixed(places)); // no minus before a zero
+  return (rounded > 0 ? "+" : rounded < 0 ? "−" : "") + digits(Math.abs(rounded), places);
+};
 
 const UNITS = { points: { times: 100, places: 1, score: "%" }, nats: { times: 1, places: 3, score: "nats" } };
 const unitOf = (unit) => UNITS[unit] ?? { times: 1, places: 3, score: unit ?? "" };
@@ -35,6 +38,8 @@ function duration(seconds) {
 }
 
 const short = (value) => (real(value) ? Number(value.toPrecision(4)).toLocaleString(undefined, { maximumSignificantDigits: 4 }).replace("-", "−") : "–");
+
+const probability = (value) => (real(value) ? (value < 0.001 ? "< 0.001" : digits(value, 3)) : "–");
 
 const ZONE = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
 const ZONE_NAME = new Intl.DateTimeFormat(undefined, { timeZoneName: "short" }).formatToParts(new Date())
