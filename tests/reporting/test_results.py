@@ -128,6 +128,16 @@ def test_what_is_gone_or_was_never_made_is_null(local: Store) -> None:
         assert not two[key], key
 
 
+def test_what_answering_cost_is_unknown_where_some_records_are_gone(local: Store) -> None:
+    summary = finish(local, FIRST, member(local, FIRST, "tuned", general("pairs", 12, 2), target("tuned", 60)))
+    (records,) = Path(local.root).glob("scores/tuned-pairs-*")
+    shutil.rmtree(records)
+    append_results(local, summary)
+    (one,) = rows(local)
+    assert {task["task"]: task["seconds"] for task in one["tasks"]} == {"pairs": None, "tuned.held_out": SECONDS}
+    assert one["score_device_seconds"] is one["device_seconds"] is None and one["train_device_seconds"] == 8.0
+
+
 def test_a_prompt_costs_its_answers_alone(local: Store) -> None:
     shown = member(local, FIRST, "shown", target("shown", 30))
     shown.adapter = shown.adapter.model_copy(update={"method": "prompt", "num_fewshot": 3})
