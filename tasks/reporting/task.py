@@ -11,6 +11,7 @@ from tasks.evaluation.scoring import BASE, PROBES, Scores
 from tasks.forgetting.comparison import over_prompting
 from tasks.recipe.schema import Recipe
 from tasks.reporting.prefect_artifacts import leave_artifacts
+from tasks.reporting.results import leave_results
 from tasks.reporting.summary import summarise
 from tasks.reporting.table import PRECISIONS
 from tasks.retrying import STAGE
@@ -56,6 +57,7 @@ def report(
     )
     summary["warnings"] = _warnings(recipe, scores)
     run.store.write_json(f"runs/{run.run_id}/summary.json", summary)
+    leave_results(run.store, summary, get_run_logger().warning)
     leave_artifacts(summary, get_run_logger().warning)
     return summary
 

@@ -1,0 +1,46 @@
+"""The verb that shows the results of all runs."""
+
+import sys
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from flows.commands.options import StoreOption
+from infra.errors import RequestError
+
+
+def dashboard(
+    *,
+    store: StoreOption = None,
+    output: Annotated[
+        str | None, Parameter(help="folder or .html file, local or s3://; default the store's dashboard/")
+    ] = None,
+    serve: Annotated[
+        bool, Parameter(negative=(), help="serve it on this machine, built anew when results change")
+    ] = False,
+    port: Annotated[int, Parameter(help="of --serve; 0 takes a free one")] = 8800,
+    single_file: Annotated[
+        bool | None, Parameter(negative="--many-files", help="all data in the page; default for small fleets")
+    ] = None,
+) -> int:
+    """Build one page of all results in a store: fleet, learned against forgotten, every adapter, releases, the bench.
+
+    Prints the page's place. It opens from a disk, a web server, a bucket or a static Space, and asks nothing of others.
+
+    Example: tunefleet dashboard --serve
+    """
+    if not 0 <= port <= 65535:
+        raise RequestError(f"--port is {port}; allowed are 0 to 65535.")
+    from infra.settings import default_store
+    from infra.storage import Store
+    from tasks.reporting.page.serving import rebuild, serve_dashboard
+
+    opened = Store(store or default_store())
+    if serve:
+        serve_dashboard(opened, output, single_file=single_file, port=port)
+        return 0
+    built = rebuild(opened, output, single_file=single_file)
+    beside = f", {built.files} data files beside it" if built.files else ""
+    print(f"{built.adapters} adapters, {built.size / 1e6:.1f} MB{beside}", file=sys.stderr)
+    print(built.page)
+    return 0

@@ -1,0 +1,188 @@
+// The charts, as SVG that is written by hand. Each takes its width in pixels, so that text keeps its size on a phone.
+// A verdict has a shape as well as a colour: disc PASS, cross FAIL, ring INCONCLUSIVE, small square none.
+
+const TEXT = 12; // pixels
+
+function scale([low, high], [from, to]) {
+  const span = high - low || 1;
+  const at = (value) => from + ((value - low) / span) * (to - from);
+  at.low = low;
+  at.high = high;
+  return at;
+}
+
+/** Round limits around values, and round steps between them. */
+function ticks(low, high, wanted) {
+  if (!(high > low)) [low, high] = [low - (Math.abs(low) || 1) / 2, high + (Math.abs(high) || 1) / 2];
+  const rough = (high - low) / Math.max(1, wanted);
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((one) => one * power).find((one) => one >= rough);
+  const first = Math.floor(low / step + 1e-9);
+  const last = Math.ceil(high / step - 1e-9);
+  return Array.from({ length: last - first + 1 }, (_, index) => Number(((first + index) * step).toPrecision(12)));
+}
+
+const extent = (values) => values.filter(real).reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
+
+function label(x, y, words, { anchor = "start", kind = "label" } = {}) {
+  return s("text", { x, y, class: kind, "text-anchor": anchor, "font-size": TEXT }, words);
+}
+
+/** Axes for values of x and y, with a line at zero; null for an axis draws none of its ticks. */
+function plane({ width, height, xs, ys, x, y, left = 52, right = 14, top = 26, bottom = 44 }) {
+  const xTicks = ticks(...xs, Math.max(3, Math.floor(width / 110)));
+  const yTicks = ticks(...ys, Math.max(3, Math.floor(height / 60)));
+  const atX = scale([xTicks[0], xTicks.at(-1)], [left, width - right]);
+  const atY = scale([yTicks[0], yTicks.at(-1)], [height - bottom, top]);
+  const svg = s("svg", { width, height, viewBox: `0 0 ${width} ${height}` });
+  for (const tick of yTicks) {
+    svg.append(s("line", { class: tick === 0 ? "zero" : "grid", x1: left, x2: width - right, y1: atY(tick), y2: atY(tick) }),
+      label(left - 6, atY(tick) + 4, short(tick), { anchor: "end", kind: "tick" }));
+  }
+  for (const tick of xTicks) {
+    if (tick === 0) svg.append(s("line", { class: "zero", y1: top, y2: height - bottom, x1: atX(0), x2: atX(0) }));
+    svg.append(label(atX(tick), height - bottom + 16, short(tick), { anchor: "middle", kind: "tick" }));
+  }
+  svg.append(label(width - right, height - 8, x, { anchor: "end", kind: "axis" }), label(4, 14, y, { kind: "axis" }));
+  return { svg, atX, atY };
+}
+
+function shape(verdict, x, y, size = 4.5) {
+  const kind = `point ${(verdict ?? "none").toLowerCase()}`;
+  if (verdict === "PASS") return s("circle", { class: kind, cx: x, cy: y, r: size });
+  if (verdict === "FAIL") return s("path", { class: kind, d: `M${x - size},${y - size}l${2 * size},${2 * size}m0,${-2 * size}l${-2 * size},${2 * size}` });
+  if (verdict === "INCONCLUSIVE") return s("circle", { class: kind, cx: x, cy: y, r: size });
+  return s("rect", { class: kind, x: x - 3, y: y - 3, width: 6, height: 6 });
+}
+
+const mark = (href, says, ...shapes) => s("a", { href, "data-says": says, "aria-label": says }, s("title", null, says), ...shapes);
+const line = (points, kind) => s("path", { class: kind, d: points.map(([x, y], index) => `${index ? "L" : "M"}${x.toFixed(1)},${y.toFixed(1)}`).join("") });
+const whisker = (x1, y1, x2, y2) => s("line", { class: "whisker", x1, y1, x2, y2 });
+
+/** Points {x, xLow, xHigh, y, yLow, yHigh, verdict, href, says}, the front through the best of them, and paths. */
+function scatter({ width, points, front, paths, x, y }) {
+  const all = [...points, ...paths.flat()];
+  const { svg, atX, atY } = plane({ width, height: Math.min(520, Math.max(320, width * 0.6)), x, y,
+    xs: extent(all.flatMap((one) => [one.x, one.xLow, one.xHigh, 0])), ys: extent(all.flatMap((one) => [one.y, one.yLow, one.yHigh, 0])) });
+  if (front.length > 1) svg.append(line(front.map((one) => [atX(one.x), atY(one.y)]), "front"));
+  for (const path of paths) {
+    svg.append(line(path.map((one) => [atX(one.x), atY(one.y)]), "path"));
+    for (const one of path) svg.append(mark(one.href, one.says, s("circle", { class: "step", cx: atX(one.x), cy: atY(one.y), r: 3 })));
+  }
+  for (const one of points) {
+    svg.append(mark(one.href, one.says,
+      one.whiskers && real(one.xLow) && real(one.xHigh) ? whisker(atX(one.xLow), atY(one.y), atX(one.xHigh), atY(one.y)) : null,
+      one.whiskers && real(one.yLow) && real(one.yHigh) ? whisker(atX(one.x), atY(one.yLow), atX(one.x), atY(one.yHigh)) : null,
+      shape(one.verdict, atX(one.x), atY(one.y))));
+  }
+  return svg;
+}
+
+/** Curves {name, points: [[x, y]]}; each named at its end, and dashed in its own way. */
+function curves({ width, series, x, y, height = 240, fromZero = false }) {
+  const drawn = series.filter((one) => one.points.length);
+  const points = drawn.flatMap((one) => one.points);
+  const ys = extent([...points.map(([, value]) => value), fromZero ? 0 : null]);
+  const { svg, atX, atY } = plane({ width, height, x, y, xs: extent(points.map(([at]) => at)), ys, right: 20 });
+  drawn.forEach((one, index) => {
+    const places = one.points.map(([at, value]) => [atX(at), atY(value)]);
+    svg.append(line(places, `curve curve-${index % 4}`));
+    if (places.length <= 60) for (const [at, value] of one.points) {
+      svg.append(s("g", { "data-says": `${one.name}: ${short(value)} at ${short(at)}` }, s("title", null, `${one.name}: ${short(value)} at ${short(at)}`),
+        s("circle", { class: `dot curve-${index % 4}`, cx: atX(at), cy: atY(value), r: 2.5 })));
+    }
+    if (drawn.length > 1) {
+      svg.append(s("line", { class: `curve curve-${index % 4}`, x1: width - 150, x2: width - 122, y1: 12 + index * 16, y2: 12 + index * 16 }),
+        label(width - 116, 16 + index * 16, one.name.slice(0, 18), { kind: "label" }));
+    }
+  });
+  return svg;
+}
+
+/** One line for each task: interval, estimate, zero, and a bracket where the margin stands. Rows of one unit. */
+function intervals({ width, rows, x }) {
+  const narrow = width < 560;
+  const left = narrow ? 24 : Math.min(240, width * 0.34);
+  const step = narrow ? 46 : 30;
+  const xs = extent(rows.flatMap((one) => [one.low, one.high, one.delta, one.margin, 0]));
+  const height = rows.length * step + 62;
+  const at = ticks(...xs, narrow ? 4 : 7);
+  const atX = scale([at[0], at.at(-1)], [left, width - 16]);
+  const svg = s("svg", { width, height, viewBox: `0 0 ${width} ${height}` });
+  for (const tick of at) {
+    svg.append(s("line", { class: tick === 0 ? "zero" : "grid", x1: atX(tick), x2: atX(tick), y1: 8, y2: height - 46 }),
+      label(atX(tick), height - 30, short(tick), { anchor: "middle", kind: "tick" }));
+  }
+  svg.append(label(width - 16, height - 8, x, { anchor: "end", kind: "axis" }));
+  rows.forEach((one, index) => {
+    const y = index * step + (narrow ? 34 : 24);
+    svg.append(narrow ? label(4, y - 14, one.name.slice(0, 44)) : label(left - 10, y + 4, one.name.slice(0, 32), { anchor: "end" }));
+    const parts = [];
+    if (real(one.low) && real(one.high)) parts.push(s("line", { class: "interval", x1: atX(one.low), x2: atX(one.high), y1: y, y2: y }));
+    if (real(one.margin)) parts.push(s("path", { class: "margin", d: `M${atX(one.margin)},${y - 9}v18` }));
+    if (real(one.delta)) parts.push(shape(one.verdict, atX(one.delta), y));
+    svg.append(s("g", { "data-says": one.says, tabindex: "-1" }, s("title", null, one.says), ...parts));
+  });
+  return svg;
+}
+
+/** Cells of rows by columns: the figure stands in each, hatched where the verdict is open, framed where it is FAIL. */
+function heat({ width: room, rows, columns, cellOf }) {
+  const [high, left] = [24, 200];
+  const wide = Math.max(48, Math.min(62, (room - left - 60) / columns.length));
+  const top = 24 + 4.6 * Math.min(26, Math.max(...columns.map((name) => name.length)));
+  const width = left + columns.length * wide + 70;
+  const height = top + rows.length * high + 8;
+  const svg = s("svg", { width, height, viewBox: `0 0 ${width} ${height}` },
+    s("defs", null, s("pattern", { id: "open", width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
+      s("line", { class: "hatch", x1: 0, x2: 0, y1: 0, y2: 6 }))));
+  columns.forEach((name, index) => {
+    const x = left + index * wide + wide / 2;
+    svg.append(s("text", { class: "label", "font-size": TEXT, transform: `translate(${x},${top - 8}) rotate(-40)` }, s("title", null, name), clip(name, 26)));
+  });
+  rows.forEach((row, down) => {
+    const y = top + down * high;
+    svg.append(mark(row.href, row.name, label(left - 8, y + 16, clip(row.name, 26), { anchor: "end" })));
+    columns.forEach((name, across) => {
+      const found = cellOf(row, across);
+      const x = left + across * wide;
+      if (!found) return svg.append(label(x + wide / 2, y + 16, "·", { anchor: "middle", kind: "tick" }));
+      svg.append(s("g", { "data-says": found.says }, s("title", null, found.says),
+        s("rect", { class: `cell ${found.level}`, x: x + 1, y: y + 1, width: wide - 2, height: high - 2 }),
+        found.verdict === "INCONCLUSIVE" ? s("rect", { fill: "url(#open)", x: x + 1, y: y + 1, width: wide - 2, height: high - 2 }) : null,
+        found.verdict === "FAIL" ? s("rect", { class: "breach", x: x + 2, y: y + 2, width: wide - 4, height: high - 4 }) : null,
+        label(x + wide / 2, y + 16, found.words, { anchor: "middle", kind: "value" })));
+    });
+  });
+  return svg;
+}
+
+const clip = (words, length) => (words.length > length ? `${[...words].slice(0, length - 1).join("")}…` : words);
+
+/** Estimates with intervals in the order of releases, {name, delta, low, high, margin, verdict, href, says}. */
+function overReleases({ width, points, y }) {
+  const height = 280;
+  const ys = extent(points.flatMap((one) => [one.low, one.high, one.delta, one.margin, 0]));
+  const [left, right, top, bottom] = [52, 14, 26, 44];
+  const at = ticks(...ys, 5);
+  const atY = scale([at[0], at.at(-1)], [height - bottom, top]);
+  const step = (width - left - right) / points.length;
+  const atX = (index) => left + step * (index + 0.5);
+  const svg = s("svg", { width, height, viewBox: `0 0 ${width} ${height}` });
+  for (const tick of at) {
+    svg.append(s("line", { class: tick === 0 ? "zero" : "grid", x1: left, x2: width - right, y1: atY(tick), y2: atY(tick) }),
+      label(left - 6, atY(tick) + 4, short(tick), { anchor: "end", kind: "tick" }));
+  }
+  svg.append(label(4, 14, y, { kind: "axis" }));
+  const drawn = points.map((one, index) => [one, index]).filter(([one]) => real(one.delta));
+  svg.append(line(drawn.map(([one, index]) => [atX(index), atY(one.delta)]), "path"));
+  const every = Math.ceil(70 / step);
+  points.forEach((one, index) => {
+    if (real(one.margin)) svg.append(s("line", { class: "margin", x1: atX(index) - step / 2, x2: atX(index) + step / 2, y1: atY(one.margin), y2: atY(one.margin) }));
+    if (index % every === 0) svg.append(label(atX(index), height - bottom + 18, clip(one.name, 16), { anchor: "middle", kind: "tick" }));
+    if (real(one.delta)) svg.append(mark(one.href, one.says,
+      real(one.low) && real(one.high) ? whisker(atX(index), atY(one.low), atX(index), atY(one.high)) : null,
+      shape(one.verdict, atX(index), atY(one.delta))));
+  });
+  return svg;
+}

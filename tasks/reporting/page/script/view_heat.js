@@ -1,0 +1,57 @@
+// Forgetting heat map: where did which adapter lose? The newest of each name by the general tasks that decide.
+
+const HEAT_ROWS = 40;
+
+async function viewHeat(main, { query }) {
+  const [rows, { tasks, rows: places, chunk }] = [await fleet(), await need("heat")];
+  const placed = new Map(places.map((row, index) => [rows[row], index]));
+  const chart = h("div");
+  let page = 0;
+  let kept = [];
+  let drawing = null;
+  const pager = h("div", { class: "tools" });
+
+  async function draw() {
+    const shown = kept.slice(page * HEAT_ROWS, (page + 1) * HEAT_ROWS);
+    const chunks = [...new Set(shown.map((row) => Math.floor(placed.get(row) / chunk)))];
+    const cells = new Map(await Promise.all(chunks.map(async (one) => [one, await need(`heat-${one}`)])));
+    const of = (row) => cells.get(Math.floor(placed.get(row) / chunk))[placed.get(row) % chunk];
+    chart.replaceChildren(shown.length ? heatFigure(shown, tasks, of) : h("p", { class: "missing" }, "No adapter here has general tasks."));
+    const pages = Math.ceil(kept.length / HEAT_ROWS);
+    const step = (by, words) => h("button", { type: "button", class: "quiet", disabled: page + by < 0 || page + by >= pages, click: () => ((page += by), draw()) }, words);
+    pager.replaceChildren(...(pages > 1 ? [step(-1, "← newer"), ` ${page + 1} of ${pages} `, step(1, "older →")] : []));
+    redrawCharts();
+  }
+
+  const { bar, left, apply } = filtered(rows.filter((row) => placed.has(row)), query, (some) => ((kept = some), (page = 0), (drawing = draw().catch(trouble))));
+  fill(main, h("h2", null, "Forgetting"), h("p", { class: "question" }, "Where did which adapter lose? Difference to the base; more is better."), bar, left, chart, pager);
+  apply();
+  await drawing;
+}
+
+function heatFigure(rows, tasks, of) {
+  const names = tasks.map((one) => one.task);
+  const cellOf = (row, across) => {
+    const found = of(row)[across];
+    if (!found) return null;
+    const [gain, low, high, n, margin, verdict] = found;
+    const { unit } = tasks[across];
+    return { gain, n, verdict, words: change(gain, unit), level: level(gain / margin),
+      says: `${row.name}, ${names[across]}: ${measured({ delta: gain, low, high, n, unit })}, margin ${change(-margin, unit)}, ${verdict}` };
+  };
+  const shown = rows.map((row) => ({ ...row, href: adapterHref(row) }));
+  const original = new Map(shown.map((row, index) => [row, rows[index]]));
+  return figure({
+    id: "heat", title: "Adapters by general tasks", question: null,
+    note: "Points, unless a task says nats. Hatched: inconclusive. Framed: FAIL. Colour: the share of the margin that was lost (orange) or gained (blue); · was not asked.",
+    widest: 1320, draw: (width) => heat({ width, rows: shown, columns: tasks.map((one) => (one.unit === "points" ? one.task : `${one.task} (${one.unit})`)), cellOf: (row, across) => cellOf(original.get(row), across) }),
+    data: () => [["adapter", ...tasks.map((one) => `${one.task} (${one.unit})`)],
+      ...rows.map((row) => [idOf(row), ...tasks.map((one, across) => (real(cellOf(row, across)?.gain) ? cellOf(row, across).gain * unitOf(one.unit).times : null))])],
+  });
+}
+
+function level(share) {
+  if (!real(share) || share === 0) return "level";
+  const strength = Math.abs(share) >= 1 ? 3 : Math.abs(share) >= 0.5 ? 2 : 1;
+  return `${share < 0 ? "worse" : "better"}-${strength}`;
+}

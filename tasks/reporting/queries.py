@@ -1,0 +1,234 @@
+"""What the results of all runs of a store answer, as plain JSON values. docs/RESULTS.md lists the keys.
+
+with open_results(store) as results:
+    results.fleet()
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from infra.storage import Store
+from tasks.reporting.queries_bench import needed_by_task, noise_floor
+from tasks.reporting.queries_details import details_of
+from tasks.reporting.queries_files import Files, result_files
+from tasks.reporting.queries_releases import Release, history_of, since_release, standing_releases
+from tasks.reporting.queries_tables import FIGURES, tables
+from tasks.reporting.queries_tradeoff import tradeoff_of
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+Json = dict[str, Any]
+ROW = (
+    *("run_id", "name", "started", "recipe", "status", "method", "precision", "base_model", "base_revision"),
+    *("base_digest", "data_source", "verdict", "error", "release", "digest", "newest"),
+    *("trainable_params", "total_params", "adapter_bytes", "device_seconds", "train_seconds", "tokens_per_second"),
+    *("peak_memory_bytes", "alpha"),
+)
+PLACES = ("adapter", "merged", "gguf", "verdict", "data", "base")
+DATA = "right(data_place, 12)"  # equal rows have one digest, whatever the adapter is called
+CELL = ("n", "gain", "gain_low", "gain_high", "margin", "used", "verdict")
+
+
+@contextmanager
+def open_results(store: Store) -> Iterator["Results"]:
+    """All results of a store, as they are now."""
+    files, warnings = result_files(store)
+    with tables(files, warnings) as connection:
+        yield Results(store, connection, files, warnings)
+
+
+class Results:
+    """Answers; `warnings` tells the files and releases that were left out."""
+
+    def __init__(self, store: Store, connection: "DuckDBPyConnection", files: Files, warnings: list[str]):
+        self.store = store
+        self._columns = {str(path): columns for path, columns in files.items()}
+        self.warnings = warnings
+        self._connection = connection
+
+    def fleet(self) -> list[Json]:
+        """Every adapter of every run, the newest run first."""
+        rows = self._rows(
+            f"""SELECT id, {", ".join(ROW)}, {DATA} AS data_digest,
+                {", ".join(f"{role}_place" for role in PLACES)}, card_uri,
+                target.figure AS target, worst.figure AS worst
+            FROM adapter LEFT JOIN target USING (id) LEFT JOIN worst USING (id) ORDER BY run_id DESC, position"""
+        )
+        labels = {(one.run_id, one.name): one.label for of in self._releases.values() for one in of}
+        by_row = {(row["run_id"], row["name"]): row for row in rows}
+        for row in rows:
+            row["release"] = labels.get((row["run_id"], row["name"]), row["release"])
+            row["since_release"] = since_release(row, self._releases.get(row["name"], []), by_row, self._verdicts)
+        for row in rows:
+            del row["id"]
+            places = {role: row.pop(f"{role}_place") for role in PLACES}
+            row.update({f"{role}_uri": uri for role, uri in self._uris(places, row["run_id"]).items()})
+        return rows
+
+    def tradeoff(self) -> list[Json]:
+        """What was learned against what was forgotten, of the newest row of each name."""
+        return tradeoff_of(
+            self._rows(
+                """SELECT run_id, name, method, verdict, status, base_model, precision, file, position,
+                target.figure AS target, worst.figure AS worst, pool
+            FROM adapter JOIN target USING (id) LEFT JOIN worst USING (id)
+            WHERE newest ORDER BY run_id DESC, position"""
+            ),
+            self._paths(),
+        )
+
+    def heat_map(self) -> Json:
+        """Adapter by general task, of the newest row of each name."""
+        wanted = "FROM task JOIN adapter USING (id) WHERE newest AND role = 'general' AND decides"
+        names = self._rows(
+            f"SELECT run_id, name FROM adapter WHERE id IN (SELECT id {wanted}) ORDER BY run_id DESC, position"
+        )
+        kinds = self._rows(f"SELECT DISTINCT task, task.metric, unit {wanted} ORDER BY task, task.metric")
+        adapters = {(one["run_id"], one["name"]): index for index, one in enumerate(names)}
+        tasks = {(one["task"], one["metric"]): index for index, one in enumerate(kinds)}
+        cells: dict[str, list[Any]] = {key: [] for key in ("a", "t", *CELL)}
+        found = self._connection.execute(
+            f"SELECT run_id, name, task, metric, {', '.join(f'task.{key}' for key in CELL)} {wanted}"
+        ).fetchall()
+        for run_id, name, task, metric, *values in found:
+            for key, value in zip(cells, (adapters[run_id, name], tasks[task, metric], *values), strict=True):
+                cells[key].append(value)
+        return {"tasks": kinds, "adapters": names, "cells": cells}
+
+    def adapter(self, name: str, run_id: str | None = None) -> Json | None:
+        """All of one adapter, the newest of its name if no run is named; None if there is none."""
+        found = self._rows(
+            "SELECT id, file, run_id, position FROM adapter WHERE name = ? AND if(? IS NULL, newest, run_id = ?)",
+            [name, run_id, run_id],
+        )
+        if not found:
+            return None
+        one = found[0]
+        texts = list(self._details(one["file"], (one["position"], one["position"])))
+        if not texts:  # damaged since
+            return None
+        answer = dict(json.loads(texts[0][2]))
+        answer["methods"] = self._rows(
+            f"""SELECT run_id, name, method, precision, verdict, device_seconds, adapter_bytes,
+                target.figure AS target, worst.figure AS worst
+            FROM adapter LEFT JOIN target USING (id) LEFT JOIN worst USING (id)
+            WHERE base_digest = ? AND {DATA} = right(?, 12) ORDER BY run_id DESC, position""",
+            [answer["base_digest"], answer["data_place"]],
+        )
+        answer["releases"] = self.history(name).get(name, [])
+        return answer
+
+    def details(self) -> Iterator[tuple[str, str, str]]:
+        """(run_id, name, JSON text of all its columns) of every adapter, file by file."""
+        for row in self._rows("SELECT file, max(position) AS last FROM adapter GROUP BY file ORDER BY file DESC"):
+            yield from self._details(row["file"], (0, row["last"] or 0))
+
+    def history(self, name: str | None = None) -> dict[str, list[Json]]:
+        """{name: its releases by number, each with what its run measured}."""
+        wanted = self._releases if name is None else {name: self._releases.get(name, [])}
+        keys = [(one.run_id, one.name) for of in wanted.values() for one in of]
+        return history_of(wanted, self._measured(keys))
+
+    def runs(self) -> list[Json]:
+        """Every run, the newest first."""
+        counted = self._rows(
+            """SELECT run_id, any_value(started) AS started, any_value(recipe) AS recipe, count(*) AS adapters,
+                count(*) FILTER (verdict = 'PASS') AS passed, count(*) FILTER (verdict = 'FAIL') AS failed,
+                count(*) FILTER (verdict = 'INCONCLUSIVE') AS inconclusive, count(*) FILTER (status = 'error') AS errors
+            FROM adapter GROUP BY run_id ORDER BY run_id DESC"""
+        )
+        empty: Json = {"store": None, "warnings": [], "timings": [], "cache": [], "gate": None, "probes": []}
+        for one in counted:
+            known = self._runs.get(one["run_id"], {})
+            one.update({key: known.get(key, nothing) for key, nothing in empty.items()})
+            one["summary_uri"] = self._summary(one["run_id"])
+        return counted
+
+    def bench(self) -> Json:
+        """What the general tasks can see: documents needed, the noise floor, the self-tests."""
+        tasks = self._rows(
+            """SELECT base_model, precision, task, task.metric, unit, kind, max(n) AS n, count(DISTINCT id) AS adapters,
+                median((lost + gained) / n) FILTER (task.verdict <> 'FAIL' AND kind = 'right/wrong') AS disagreement,
+                median(sd) FILTER (task.verdict <> 'FAIL') AS sd, median(alpha) AS alpha, median(margin) AS margin
+            FROM task JOIN adapter USING (id) WHERE newest AND role = 'general' AND decides
+            GROUP BY ALL ORDER BY base_model, precision, task"""
+        )
+        origin = self._rows("SELECT run_id, started, base_model FROM adapter WHERE position = 0 ORDER BY run_id DESC")
+        tests = [
+            {**one, **test} for one in origin for test in self._runs.get(one["run_id"], {}).get("self_tests") or []
+        ]
+        return {"tasks": needed_by_task(tasks), "self_tests": tests, "noise_floor": noise_floor(tests)}
+
+    @cached_property
+    def _releases(self) -> dict[str, list[Release]]:
+        return standing_releases(self.store, self.warnings)
+
+    @cached_property
+    def _runs(self) -> dict[str, Json]:
+        """{run id: what it says of the whole run}."""
+        found: dict[str, Json] = {}
+        files = [row["file"] for row in self._rows("SELECT DISTINCT file FROM adapter ORDER BY file")]
+        for file in files:
+            for run_id, _, text in self._details(file, (0, 0), only="run"):
+                found[run_id] = json.loads(text)["run"] or {}
+        return found
+
+    @cached_property
+    def _verdicts(self) -> dict[int, dict[str, str]]:
+        """{id: {task: verdict}} of every adapter that has a release of its name."""
+        found: dict[int, dict[str, str]] = {}
+        names = list(self._releases)
+        rows = self._rows(
+            """SELECT id, task, task.verdict FROM task JOIN adapter USING (id)
+            WHERE name IN (SELECT unnest(?::VARCHAR[]))""",
+            [names],
+        )
+        for row in rows:
+            found.setdefault(row["id"], {})[row["task"]] = row["verdict"]
+        return found
+
+    def _measured(self, keys: list[tuple[str, str]]) -> dict[tuple[str, str], list[Json]]:
+        """{(run id, name): its tasks}."""
+        figures = ", ".join(f"task.{key}" for key in ("role", *FIGURES))
+        found: dict[tuple[str, str], list[Json]] = {}
+        rows = self._rows(
+            f"""SELECT run_id, name, {figures} FROM task JOIN adapter USING (id)
+            WHERE (run_id, name) IN (SELECT unnest(?::VARCHAR[]), unnest(?::VARCHAR[])) ORDER BY id, role DESC, task""",
+            [[run_id for run_id, _ in keys], [name for _, name in keys]],
+        )
+        for row in rows:
+            found.setdefault((row.pop("run_id"), row.pop("name")), []).append(row)
+        return found
+
+    def _paths(self) -> dict[tuple[str, str], Json]:
+        """{(run id, name): its cure} of those that a cure was tried on."""
+        found = {}
+        for row in self._rows("SELECT file, max(position) AS last FROM adapter WHERE newest GROUP BY file"):
+            for run_id, name, text in self._details(row["file"], (0, row["last"] or 0), only="cure"):
+                found[run_id, name] = json.loads(text)["cure"]
+        return found
+
+    def _details(
+        self, file: str, positions: tuple[int, int], only: str | None = None
+    ) -> Iterator[tuple[str, str, str]]:
+        there = self._columns[file]
+        yield from details_of(
+            self._connection, Path(file), positions, self.warnings, there=there, root=self.store.root, only=only
+        )
+
+    def _uris(self, places: Json, run_id: str) -> Json:
+        uris = {role: f"{self.store.root}/{place}" if place else None for role, place in places.items()}
+        return {**uris, "summary": self._summary(run_id)}
+
+    def _summary(self, run_id: str) -> str:
+        return f"{self.store.root}/runs/{run_id}/summary.json"
+
+    def _rows(self, sql: str, values: list[Any] | None = None) -> list[Json]:
+        found = self._connection.execute(sql, values or [])
+        names = [column[0] for column in found.description or []]
+        return [dict(zip(names, row, strict=True)) for row in found.fetchall()]

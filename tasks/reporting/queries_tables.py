@@ -1,0 +1,176 @@
+"""The light columns of all results as two tables of an in-memory DuckDB, `adapter` and `task`; the heavy ones stay.
+
+    adapter   id, file, newest (of its name) and every column that is no list
+    task      id, and a row for each task with its figures turned: gain (more is better), drop (more is worse), used
+    target, worst   id and the figures of the target that decides, and of the general task that used up most margin
+
+Loading reads each file once. One that turns out to be damaged inside is found by halves, left out and told.
+"""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.reporting.queries_files import Files
+from tasks.reporting.results_schema import COLUMNS, FLOAT, INT, TASK, TEXT, TIME
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+MEMORY = "600MB"  # of DuckDB's; beyond it spills into a temporary folder
+UTC = "%Y-%m-%dT%H:%M:%SZ"
+LIGHT = [
+    name for name, kind in COLUMNS.items() if isinstance(kind, str) and name not in ("settings_json", "versions_json")
+]
+SQL_TYPES = {TEXT: "VARCHAR", INT: "BIGINT", FLOAT: "DOUBLE", "bool": "BOOLEAN", TIME: "VARCHAR"}
+SOURCE = "read_parquet(?, filename = true)"
+CARD = "if(published[1].uri LIKE 'http%', published[1].uri, rtrim(published[1].uri, '/') || '/README.md')"
+FIGURES = (
+    *(
+        "task",
+        "metric",
+        "unit",
+        "n",
+        "base",
+        "adapter",
+        "gain",
+        "gain_low",
+        "gain_high",
+        "drop",
+        "drop_low",
+        "drop_high",
+    ),
+    *("margin", "verdict", "over", "used", "higher_is_better"),
+)
+FIGURE = f"struct_pack({', '.join(f'{name} := {name}' for name in FIGURES)})"
+
+
+def turned(task: str) -> dict[str, str]:
+    """{figure: SQL} of the struct or table `task`: of a loss less is better, so its difference is turned."""
+    grows = f"coalesce({task}.higher_is_better, true)"
+    delta, low, high = (f"{task}.{name}" for name in ("delta", "ci_low", "ci_high"))
+    drop = f"if({grows}, -{delta}, {delta})"
+    return {
+        "unit": f"if({task}.metric = 'nll_per_token', 'nats', 'points')",  # as tasks/reporting/figures.py
+        "gain": f"if({grows}, {delta}, -{delta})",
+        "gain_low": f"if({grows}, {low}, -{high})",
+        "gain_high": f"if({grows}, {high}, -{low})",
+        "drop": drop,
+        "drop_low": f"if({grows}, -{high}, {low})",
+        "drop_high": f"if({grows}, -{low}, {high})",
+        "used": f"if({task}.margin > 0, {drop} / {task}.margin, {drop})",
+    }
+
+
+@contextmanager
+def tables(files: Files, warnings: list[str]) -> Iterator["DuckDBPyConnection"]:
+    """A connection with both tables; files that cannot be read are told in `warnings`."""
+    import duckdb
+
+    with tempfile.TemporaryDirectory(prefix="tunefleet-results-") as spill, duckdb.connect(":memory:") as connection:
+        for setting, value in (
+            *(("memory_limit", MEMORY), ("temp_directory", spill), ("TimeZone", "UTC")),
+            *(("autoinstall_known_extensions", "false"), ("enable_progress_bar", "false")),
+        ):
+            connection.execute(f"SET {setting} = '{value}'")
+        _create(connection)
+        for columns in sorted(set(files.values()), key=len):  # older files have fewer
+            _load(connection, [path for path, there in files.items() if there == columns], columns, warnings)
+        _finish(connection)
+        yield connection
+
+
+def _create(connection: "DuckDBPyConnection") -> None:
+    columns = ", ".join(f"{name} {SQL_TYPES[COLUMNS[name]]}" for name in LIGHT)
+    pool = ", ".join(f"{name} {SQL_TYPES[kind]}" for name, kind in COLUMNS["pool"].items())
+    connection.execute("CREATE SEQUENCE ids")
+    connection.execute(
+        "CREATE TABLE adapter (id BIGINT DEFAULT nextval('ids'), "
+        f"file VARCHAR, {columns}, pool STRUCT({pool}), card_uri VARCHAR)"
+    )
+    tasks = ", ".join(f"{name} {SQL_TYPES[kind]}" for name, kind in TASK.items())
+    connection.execute(f"CREATE TABLE raw_task (file VARCHAR, adapter_name VARCHAR, {tasks})")
+
+
+def _load(connection: "DuckDBPyConnection", files: list[Path], there: frozenset[str], warnings: list[str]) -> None:
+    import duckdb
+
+    connection.execute("BEGIN")
+    try:
+        _insert(connection, files, there)
+        connection.execute("COMMIT")
+    except duckdb.Error as error:
+        connection.execute("ROLLBACK")
+        if len(files) == 1:
+            warnings.append(f"{files[0]} is left out: it is damaged ({str(error).splitlines()[0]})")
+            return
+        half = len(files) // 2
+        _load(connection, files[:half], there, warnings)
+        _load(connection, files[half:], there, warnings)
+
+
+def _insert(connection: "DuckDBPyConnection", files: list[Path], there: frozenset[str]) -> None:
+    """Of files with the same columns. They are opened once: opening is most of reading many small ones."""
+    columns = ", ".join(_clean(name, COLUMNS[name]) if name in there else f"NULL AS {name}" for name in LIGHT)
+    pool = ", ".join(f"{name} := {_plain(f'pool.{name}', kind)}" for name, kind in COLUMNS["pool"].items())
+    more = {
+        "pool": f"if(pool IS NULL, NULL, struct_pack({pool}))" if "pool" in there else "NULL",
+        "card_uri": CARD if "published" in there else "NULL",
+        "tasks": "tasks" if "tasks" in there else "[]",
+    }
+    connection.execute(
+        f"CREATE TEMP TABLE read AS SELECT filename AS file, {columns}, "
+        f"{', '.join(f'{value} AS {name}' for name, value in more.items())} FROM {SOURCE}",
+        [patterns(files)],
+    )
+    connection.execute("INSERT INTO adapter BY NAME SELECT * EXCLUDE (tasks) FROM read")
+    if "tasks" in there:
+        tasks = ", ".join(f"{_plain(f't.{name}', kind)} AS {name}" for name, kind in TASK.items())
+        connection.execute(
+            f"INSERT INTO raw_task BY NAME SELECT file, adapter_name, {tasks} "
+            "FROM (SELECT file, name AS adapter_name, unnest(tasks) AS t FROM read) AS unnested"
+        )
+    connection.execute("DROP TABLE read")
+
+
+def patterns(files: Sequence[Path]) -> list[str]:
+    """Paths as DuckDB takes them: it reads patterns, so what would be one in a path is put in brackets."""
+    return ["".join(f"[{mark}]" if mark in "*?[" else mark for mark in str(path)) for path in files]
+
+
+def _plain(value: str, kind: str) -> str:
+    """What a writer of another make left as NaN or infinity is no figure."""
+    return f"if(isfinite({value}), {value}, NULL)" if kind == FLOAT else value
+
+
+def _clean(name: str, kind: str) -> str:
+    return f"strftime({name}, '{UTC}') AS {name}" if kind == TIME else f"{_plain(name, kind)} AS {name}"
+
+
+def _finish(connection: "DuckDBPyConnection") -> None:
+    """The same run twice (a file was copied) counts once; the newest row of each name is marked."""
+    connection.execute(
+        """
+        DELETE FROM adapter WHERE id IN (
+            SELECT id FROM adapter QUALIFY row_number() OVER (PARTITION BY run_id, name ORDER BY file) > 1);
+        CREATE TABLE newest AS SELECT id FROM adapter
+            QUALIFY row_number() OVER (PARTITION BY name ORDER BY run_id DESC, position) = 1;
+        ALTER TABLE adapter ADD COLUMN newest BOOLEAN DEFAULT false;
+        UPDATE adapter SET newest = true WHERE id IN (SELECT id FROM newest);
+        """
+    )
+    figures = ", ".join(f"{sql} AS {name}" for name, sql in turned("raw_task").items())
+    connection.execute(
+        f"""
+        CREATE TABLE task AS
+            SELECT adapter.id, raw_task.* EXCLUDE (file, adapter_name), {figures}
+            FROM raw_task JOIN adapter ON raw_task.file = adapter.file AND adapter_name = adapter.name;
+        DROP TABLE raw_task;
+        CREATE TABLE target AS SELECT id, {FIGURE} AS figure FROM task WHERE role = 'target' AND decides
+            QUALIFY row_number() OVER (PARTITION BY id ORDER BY task) = 1;
+        CREATE TABLE worst AS SELECT id, {FIGURE} AS figure FROM task WHERE role = 'general' AND decides
+            QUALIFY row_number() OVER (PARTITION BY id ORDER BY used DESC NULLS LAST, task) = 1;
+        """
+    )
