@@ -1,34 +1,44 @@
-"""Results of a large fleet that never was, and what it takes to ask them.
+"""The dashboard of a large fleet that never was: what building it takes, and how soon it opens.
 
-    python benchmarks/dashboard.py [--adapters 10000] [--tasks 20] [--runs 100] [--store FOLDER]
+    python benchmarks/dashboard.py [--adapters 10000] [--tasks 20] [--runs 100] [--queries] [--store FOLDER]
 
 Written are the files that so many runs would have left (docs/RESULTS.md), with figures drawn at random: accuracies that
-flip on some documents, losses that fall, answers of a few words. Asked are all queries of the dashboard, in a process
-of its own, which prints
+flip on some documents, losses that fall, answers of a few words; who passed is registered as a release. The dashboard
+is built from them as `tunefleet dashboard` does it, in a process of its own, and opened from the disk in a headless
+Chromium that has never seen it. Printed are the figures, and what share of its goal each takes up:
 
-    open      seconds until every file is checked and its light columns are loaded
-    <query>   seconds of each query
-    details   seconds to write every adapter as JSON text, and their sum in MB
-    memory    most resident memory of the process, MB, and what it held after its imports
+    build        seconds of the building process, from its start to its end
+    memory       the most that it had resident, MiB
+    page         bytes of the page, in MB; details lie beside it
+    first view   seconds from asking for the page until the fleet stands, the median of three fresh browsers
+
+`--queries` also asks each query by itself, in a further process.
 """
 
 import argparse
+import json
 import math
-import resource
+import os
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from random import Random
 from typing import Any
 
 from infra.hashing import digest_json
-from infra.storage import Store
+from infra.storage import ArtifactRef, Store
+from tasks.registry.records import register
 from tasks.reporting.results import FOLDER, parquet, results_path
 from tasks.reporting.results_rows import started
 
+GOALS = {"build, s": 30.0, "memory, MiB": 1024.0, "page, MB": 5.0, "first view, s": 2.0}
+OPENED = 3  # times
 QUERIES = ("fleet", "tradeoff", "heat_map", "history", "runs", "bench")
 POINTS = 40  # of a loss curve
 FLIPS = 2  # kept of a task
@@ -45,8 +55,26 @@ def write_synthetic(store: Store, *, adapters: int, tasks: int, runs: int, seed:
     for run in range(runs):
         run_id = f"{FIRST_RUN + timedelta(hours=run):%Y%m%d-%H%M%S}-{run:04x}"
         members = range(adapters * run // runs, adapters * (run + 1) // runs)
-        rows = (_row(random, run_id, number, position, tasks) for position, number in enumerate(members))
+        rows = [_row(random, run_id, number, position, tasks) for position, number in enumerate(members)]
         store.write(results_path(run_id), parquet(rows))
+        for row in rows:
+            if row["release"]:
+                _release(store, row)
+
+
+def _release(store: Store, row: Json) -> None:
+    def ref(kind: str, digest: str) -> ArtifactRef:
+        uri = f"{store.root}/{kind}/{row['name']}-{digest[:12]}"
+        return ArtifactRef(kind=kind, name=row["name"], uri=uri, digest=digest)
+
+    register(
+        store,
+        **{"name": row["name"], "method": row["method"], "recipe": {}, "run_id": row["run_id"], "git_commit": None},
+        **{"base_model": row["base_model"], "base_revision": None, "verdict_says": row["verdict"], "override": None},
+        **{"adapter": ref("adapters", row["digest"]), "base": ref("bases", row["base_digest"])},
+        **{"data": ref("datasets", row["digest"]), "verdict": ref("verdicts", row["digest"])},
+        created=row["created"].isoformat(),
+    )
 
 
 def _row(random: Random, run_id: str, number: int, position: int, tasks: int) -> Json:
@@ -124,7 +152,8 @@ def _flips(random: Random, tasks: list[Json]) -> list[Json]:
 def _curve(random: Random, tokens: int) -> list[Json]:
     return [
         {"step": step, "loss": 2 * math.exp(-step / 10) + random.random() / 10, "grad_norm": random.random(),
-         "learning_rate": 5e-4 * (1 - step / POINTS), "tokens": tokens * step // POINTS}
+         "learning_rate": 5e-4 * (1 - step / POINTS), "tokens": tokens * step // POINTS,
+         "tokens_per_second": random.uniform(900, 1100), "memory_bytes": 2**34 + step * 2**20}
         for step in range(1, POINTS + 1)
     ]  # fmt: skip
 
@@ -134,10 +163,9 @@ def _words(random: Random, count: int) -> str:
 
 
 def ask(store: Store) -> Iterator[tuple[str, float]]:
-    """(what, figure) of every query."""
+    """(what, seconds) of every query."""
     from tasks.reporting.queries import open_results
 
-    before = _memory()
     begun = time.perf_counter()
     with open_results(store) as results:
         yield "open", time.perf_counter() - begun
@@ -147,16 +175,62 @@ def ask(store: Store) -> Iterator[tuple[str, float]]:
             yield query, time.perf_counter() - begun
         begun = time.perf_counter()
         size = sum(len(text) for _, _, text in results.details())
-        yield "details", time.perf_counter() - begun
-        yield "details, MB", size / 1e6
+        yield f"details, {size / 1e6:.0f} MB", time.perf_counter() - begun
         for warning in results.warnings:
             print(warning)
-    yield "memory before, MB", before
-    yield "memory, MB", _memory()
 
 
-def _memory() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+def build(store: Store, folder: str) -> Json:
+    """Build the dashboard; figures of this process."""
+    from tasks.reporting.dashboard import build_dashboard
+
+    built = build_dashboard(store, folder)
+    return {
+        **{"page": built.page, "page, MB": built.size / 1e6, "files": built.files, "adapters": built.adapters},
+        **{"memory, MiB": _most_memory(), "warnings": built.warnings},
+    }
+
+
+def _most_memory() -> float:
+    """MiB that this process had resident at most. Not ru_maxrss, which counts the process that started it, too."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def first_view(page: str) -> float | None:
+    """Seconds until the page shows its fleet, in a browser that was just started; None if there is no Chromium."""
+    from tests.reporting.browser import NAMES, browser
+
+    if not any(map(shutil.which, NAMES)):
+        return None
+    with browser() as tab:
+        begun = time.perf_counter()
+        tab.call("Page.navigate", url=Path(page).absolute().as_uri())
+        tab.until("document.body && document.body.dataset.shown !== undefined")
+        return time.perf_counter() - begun
+
+
+def _itself(step: str, *places: str) -> subprocess.CompletedProcess[str]:
+    """A step of this benchmark in a fresh process."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, __file__, "--step", step, *places]
+    return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, env=environment)
+
+
+def _show(what: str, figure: float) -> None:
+    goal = GOALS.get(what)
+    beside = f"   {figure / goal:5.0%} of the goal of {goal:g}" if goal else ""
+    print(f"{what:20} {figure:10.2f}{beside}", flush=True)
+
+
+def _steps(step: str, places: list[str]) -> None:
+    if step == "build":
+        print(json.dumps(build(Store(places[0]), places[1])))
+    elif step == "view":
+        print(json.dumps(first_view(places[0])))
+    else:
+        for what, seconds in ask(Store(places[0])):
+            _show(f"{what}, s", seconds)
 
 
 def main() -> None:
@@ -164,24 +238,36 @@ def main() -> None:
     for name, default in (("adapters", 10_000), ("tasks", 20), ("runs", 100)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--store", help="keep the results here; if it has any they are asked as they are")
-    parser.add_argument("--ask", action="store_true", help="only ask")
+    parser.add_argument("--queries", action="store_true", help="ask each query by itself, too")
+    parser.add_argument("--step", choices=("build", "view", "ask"), help=argparse.SUPPRESS)
+    parser.add_argument("places", nargs="*", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.ask:
-        for what, figure in ask(Store(options.store)):
-            print(f"{what:20} {figure:10.2f}", flush=True)
+    if options.step:
+        _steps(options.step, options.places)
         return
     with tempfile.TemporaryDirectory() as folder:
-        store = Store(options.store or folder)
+        store = Store(options.store or f"{folder}/store")
         if not store.list_names(FOLDER):
             begun = time.perf_counter()
             write_synthetic(store, adapters=options.adapters, tasks=options.tasks, runs=options.runs)
-            print(f"{'written in':20} {time.perf_counter() - begun:10.2f}", flush=True)
-        files = [f"{FOLDER}/{name}" for name in store.list_names(FOLDER)]
-        print(f"{'files':20} {len(files):10d}")
-        print(
-            f"{'files, MB':20} {sum(store.fs.size(f'{store.root}/{file}') for file in files) / 1e6:10.2f}", flush=True
-        )
-        subprocess.run([sys.executable, __file__, "--ask", "--store", store.root], check=True)
+            _show("written in, s", time.perf_counter() - begun)
+        files = store.list_names(FOLDER)
+        _show("result files", len(files))
+        _show("result files, MB", sum(store.fs.size(f"{store.root}/{FOLDER}/{file}") for file in files) / 1e6)
+        begun = time.perf_counter()
+        told = json.loads(_itself("build", store.root, f"{folder}/dashboard").stdout)
+        _show("build, s", time.perf_counter() - begun)
+        for what in ("memory, MiB", "page, MB", "adapters", "files"):
+            _show({"files": "data files"}.get(what, what), told[what])
+        for warning in told["warnings"][:10]:
+            print(warning)
+        views = [json.loads(_itself("view", told["page"]).stdout) for _ in range(OPENED)]
+        if None in views:
+            print("first view: not measured, because there is no Chromium here")
+        else:
+            _show("first view, s", statistics.median(views))
+        if options.queries:
+            print(_itself("ask", store.root).stdout, end="")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from infra.storage import Store
 from tasks.reporting.queries_bench import needed_by_task, noise_floor
-from tasks.reporting.queries_details import details_of
+from tasks.reporting.queries_details import Piece, details_of, pieces, without_nan
 from tasks.reporting.queries_files import Files, result_files
 from tasks.reporting.queries_releases import Release, history_of, since_release, standing_releases
 from tasks.reporting.queries_tables import FIGURES, tables
@@ -47,7 +47,7 @@ class Results:
 
     def __init__(self, store: Store, connection: "DuckDBPyConnection", files: Files, warnings: list[str]):
         self.store = store
-        self._columns = {str(path): columns for path, columns in files.items()}
+        self._files = files
         self.warnings = warnings
         self._connection = connection
 
@@ -109,7 +109,7 @@ class Results:
         if not found:
             return None
         one = found[0]
-        texts = list(self._details(one["file"], (one["position"], one["position"])))
+        texts = list(self._details(iter([Piece([Path(one["file"])], one["position"], one["position"])])))
         if not texts:  # damaged since
             return None
         answer = dict(json.loads(texts[0][2]))
@@ -125,8 +125,10 @@ class Results:
 
     def details(self) -> Iterator[tuple[str, str, str]]:
         """(run_id, name, JSON text of all its columns) of every adapter, file by file."""
-        for row in self._rows("SELECT file, max(position) AS last FROM adapter GROUP BY file ORDER BY file DESC"):
-            yield from self._details(row["file"], (0, row["last"] or 0))
+        found = self._connection.execute(
+            "SELECT file, count(*), max(position) FROM adapter GROUP BY file ORDER BY file DESC"
+        ).fetchall()
+        yield from self._details(pieces([(Path(file), count, last) for file, count, last in found], self._files))
 
     def history(self, name: str | None = None) -> dict[str, list[Json]]:
         """{name: its releases by number, each with what its run measured}."""
@@ -171,12 +173,8 @@ class Results:
     @cached_property
     def _runs(self) -> dict[str, Json]:
         """{run id: what it says of the whole run}."""
-        found: dict[str, Json] = {}
-        files = [row["file"] for row in self._rows("SELECT DISTINCT file FROM adapter ORDER BY file")]
-        for file in files:
-            for run_id, _, text in self._details(file, (0, 0), only="run"):
-                found[run_id] = json.loads(text)["run"] or {}
-        return found
+        rows = self._rows("SELECT run_id, run FROM adapter WHERE run IS NOT NULL ORDER BY file")
+        return {row["run_id"]: json.loads(without_nan(row["run"])) for row in rows}
 
     @cached_property
     def _verdicts(self) -> dict[int, dict[str, str]]:
@@ -207,19 +205,11 @@ class Results:
 
     def _paths(self) -> dict[tuple[str, str], Json]:
         """{(run id, name): its cure} of those that a cure was tried on."""
-        found = {}
-        for row in self._rows("SELECT file, max(position) AS last FROM adapter WHERE newest GROUP BY file"):
-            for run_id, name, text in self._details(row["file"], (0, row["last"] or 0), only="cure"):
-                found[run_id, name] = json.loads(text)["cure"]
-        return found
+        rows = self._rows("SELECT run_id, name, cure FROM adapter WHERE newest AND cure IS NOT NULL")
+        return {(row["run_id"], row["name"]): json.loads(without_nan(row["cure"])) for row in rows}
 
-    def _details(
-        self, file: str, positions: tuple[int, int], only: str | None = None
-    ) -> Iterator[tuple[str, str, str]]:
-        there = self._columns[file]
-        yield from details_of(
-            self._connection, Path(file), positions, self.warnings, there=there, root=self.store.root, only=only
-        )
+    def _details(self, wanted: Iterator[Piece]) -> Iterator[tuple[str, str, str]]:
+        yield from details_of(self._connection, wanted, self._files, self.warnings, root=self.store.root)
 
     def _uris(self, places: Json, run_id: str) -> Json:
         uris = {role: f"{self.store.root}/{place}" if place else None for role, place in places.items()}

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from infra.errors import TunefleetError
 from infra.storage import Store
+from tasks.reporting.queries_registry import Registry
 
 Json = dict[str, Any]
 
@@ -31,14 +32,16 @@ class Release:
 
 
 def standing_releases(store: Store, warnings: list[str]) -> dict[str, list[Release]]:
-    """{name: its releases by number}; a name whose records are damaged is told and left out."""
+    """{name: its releases by number}; a name whose records cannot be read is told and left out."""
     from tasks.registry.records import current, publications, releases
 
     found = {}
-    for name in store.list_names("releases"):
+    registry = Registry(store)
+    for name in registry.names():
         try:
-            records = releases(store, name)
-            stands = {channel: current(store, name, channel) for channel in store.list_names(f"channels/{name}")}
+            records = releases(registry, name)
+            channels = registry.list_names(f"channels/{name}")
+            stands = {channel: current(registry, name, channel) for channel in channels}
             found[name] = [
                 Release(
                     name=record.name,
@@ -48,11 +51,11 @@ def standing_releases(store: Store, warnings: list[str]) -> dict[str, list[Relea
                     verdict=record.verdict_says,
                     override=record.override.reason if record.override else None,
                     channels=tuple(channel for channel, number in stands.items() if number == record.number),
-                    published=tuple(dict.fromkeys(one.published.uri for one in publications(store, record))),
+                    published=tuple(dict.fromkeys(one.published.uri for one in publications(registry, record))),
                 )
                 for record in records
             ]
-        except (TunefleetError, ValidationError) as error:
+        except (TunefleetError, ValidationError, OSError, KeyError, TypeError, ValueError) as error:
             warnings.append(f"releases of {name} are left out: {str(error).splitlines()[0]}")
     return found
 

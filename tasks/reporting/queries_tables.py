@@ -1,25 +1,31 @@
-"""The light columns of all results as two tables of an in-memory DuckDB, `adapter` and `task`; the heavy ones stay.
+"""The light columns of all results as tables of an in-memory DuckDB; answers, curves and rows stay in the files.
 
-    adapter   id, file, newest (of its name) and every column that is no list
+    adapter   id, file, newest (of its name), every column that is no list, and `run` and `cure` as JSON text
     task      id, and a row for each task with its figures turned: gain (more is better), drop (more is worse), used
     target, worst   id and the figures of the target that decides, and of the general task that used up most margin
+    figured   both by the place of their row, for whoever reads the files
 
-Loading reads each file once. One that turns out to be damaged inside is found by halves, left out and told.
+Loading reads each file once, many at a time. One that turns out to be damaged inside is found by halves, left out and
+told.
 """
 
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.reporting.queries_files import Files
+from tasks.reporting.queries_files import ANEW, Files
 from tasks.reporting.results_schema import COLUMNS, FLOAT, INT, TASK, TEXT, TIME
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-MEMORY = "600MB"  # of DuckDB's; beyond it spills into a temporary folder
+MEMORY = "500MB"  # of DuckDB's; beyond it spills into a temporary folder
+AT_ONCE = 128  # files that are read together
+WORKERS = 2  # queries at a time; each takes its share of the memory
 UTC = "%Y-%m-%dT%H:%M:%SZ"
 LIGHT = [
     name for name, kind in COLUMNS.items() if isinstance(kind, str) and name not in ("settings_json", "versions_json")
@@ -28,21 +34,8 @@ SQL_TYPES = {TEXT: "VARCHAR", INT: "BIGINT", FLOAT: "DOUBLE", "bool": "BOOLEAN",
 SOURCE = "read_parquet(?, filename = true)"
 CARD = "if(published[1].uri LIKE 'http%', published[1].uri, rtrim(published[1].uri, '/') || '/README.md')"
 FIGURES = (
-    *(
-        "task",
-        "metric",
-        "unit",
-        "n",
-        "base",
-        "adapter",
-        "gain",
-        "gain_low",
-        "gain_high",
-        "drop",
-        "drop_low",
-        "drop_high",
-    ),
-    *("margin", "verdict", "over", "used", "higher_is_better"),
+    *("task", "metric", "unit", "n", "base", "adapter", "gain", "gain_low", "gain_high", "drop", "drop_low"),
+    *("drop_high", "margin", "verdict", "over", "used", "higher_is_better"),
 )
 FIGURE = f"struct_pack({', '.join(f'{name} := {name}' for name in FIGURES)})"
 
@@ -72,12 +65,14 @@ def tables(files: Files, warnings: list[str]) -> Iterator["DuckDBPyConnection"]:
     with tempfile.TemporaryDirectory(prefix="tunefleet-results-") as spill, duckdb.connect(":memory:") as connection:
         for setting, value in (
             *(("memory_limit", MEMORY), ("temp_directory", spill), ("TimeZone", "UTC")),
+            *(("threads", "1"), ("enable_external_file_cache", "false")),  # own threads, a query each, are quicker
             *(("autoinstall_known_extensions", "false"), ("enable_progress_bar", "false")),
         ):
             connection.execute(f"SET {setting} = '{value}'")
         _create(connection)
-        for columns in sorted(set(files.values()), key=len):  # older files have fewer
-            _load(connection, [path for path, there in files.items() if there == columns], columns, warnings)
+        with ThreadPoolExecutor(WORKERS) as threads:
+            for told in threads.map(lambda some: _load(connection, some, files), _batches(files)):
+                warnings += told
         _finish(connection)
         yield connection
 
@@ -88,51 +83,73 @@ def _create(connection: "DuckDBPyConnection") -> None:
     connection.execute("CREATE SEQUENCE ids")
     connection.execute(
         "CREATE TABLE adapter (id BIGINT DEFAULT nextval('ids'), "
-        f"file VARCHAR, {columns}, pool STRUCT({pool}), card_uri VARCHAR)"
+        f"file VARCHAR, {columns}, pool STRUCT({pool}), card_uri VARCHAR, run VARCHAR, cure VARCHAR)"
     )
     tasks = ", ".join(f"{name} {SQL_TYPES[kind]}" for name, kind in TASK.items())
-    connection.execute(f"CREATE TABLE raw_task (file VARCHAR, adapter_name VARCHAR, {tasks})")
+    connection.execute(f"CREATE TABLE raw_task (file VARCHAR, position BIGINT, {tasks})")
 
 
-def _load(connection: "DuckDBPyConnection", files: list[Path], there: frozenset[str], warnings: list[str]) -> None:
+def _batches(files: Files) -> Iterator[list[Path]]:
+    """Files with the same columns; older ones have fewer."""
+    alike: dict[frozenset[str], list[Path]] = defaultdict(list)
+    for path, file in files.items():
+        alike[file.columns].append(path)
+    for some in alike.values():
+        yield from (some[start : start + AT_ONCE] for start in range(0, len(some), AT_ONCE))
+
+
+def _load(connection: "DuckDBPyConnection", some: Sequence[Path], files: Files) -> list[str]:
+    """Some files with the same columns; what was left out of them."""
     import duckdb
 
-    connection.execute("BEGIN")
     try:
-        _insert(connection, files, there)
-        connection.execute("COMMIT")
+        with connection.cursor() as own:  # a transaction of its own, which ends with it
+            own.execute("BEGIN")
+            nameless = _insert(own, some, files[some[0]].columns)
+            own.execute("COMMIT")
     except duckdb.Error as error:
-        connection.execute("ROLLBACK")
-        if len(files) == 1:
-            warnings.append(f"{files[0]} is left out: it is damaged ({str(error).splitlines()[0]})")
-            return
-        half = len(files) // 2
-        _load(connection, files[:half], there, warnings)
-        _load(connection, files[half:], there, warnings)
+        if len(some) == 1:
+            is_too_much = isinstance(error, duckdb.OutOfMemoryException)
+            fault = f"it takes more than {MEMORY} of memory" if is_too_much else "it is damaged"
+            return [
+                f"{files[some[0]].name} is left out: {fault} ({str(error).splitlines()[0]})"
+                + ("" if is_too_much else f"; {ANEW}")
+            ]
+        half = len(some) // 2
+        return [*_load(connection, some[:half], files), *_load(connection, some[half:], files)]
+    return [
+        f"{files[Path(file)].name}: {count} rows without run_id, name or position are left out"
+        for file, count in nameless
+    ]
 
 
-def _insert(connection: "DuckDBPyConnection", files: list[Path], there: frozenset[str]) -> None:
-    """Of files with the same columns. They are opened once: opening is most of reading many small ones."""
+def _insert(connection: "DuckDBPyConnection", some: Sequence[Path], there: frozenset[str]) -> list[tuple[str, int]]:
+    """Rows of these files; (file, number of rows that nothing can be told of)."""
     columns = ", ".join(_clean(name, COLUMNS[name]) if name in there else f"NULL AS {name}" for name in LIGHT)
     pool = ", ".join(f"{name} := {_plain(f'pool.{name}', kind)}" for name, kind in COLUMNS["pool"].items())
     more = {
         "pool": f"if(pool IS NULL, NULL, struct_pack({pool}))" if "pool" in there else "NULL",
         "card_uri": CARD if "published" in there else "NULL",
         "tasks": "tasks" if "tasks" in there else "[]",
+        **{name: f"to_json({name})::VARCHAR" if name in there else "NULL" for name in ("run", "cure")},
     }
     connection.execute(
         f"CREATE TEMP TABLE read AS SELECT filename AS file, {columns}, "
         f"{', '.join(f'{value} AS {name}' for name, value in more.items())} FROM {SOURCE}",
-        [patterns(files)],
+        [patterns(some)],
     )
+    nameless = "run_id IS NULL OR name IS NULL OR position IS NULL"
+    counted = connection.execute(f"SELECT file, count(*) FROM read WHERE {nameless} GROUP BY file").fetchall()
+    connection.execute(f"DELETE FROM read WHERE {nameless}")
     connection.execute("INSERT INTO adapter BY NAME SELECT * EXCLUDE (tasks) FROM read")
     if "tasks" in there:
         tasks = ", ".join(f"{_plain(f't.{name}', kind)} AS {name}" for name, kind in TASK.items())
         connection.execute(
-            f"INSERT INTO raw_task BY NAME SELECT file, adapter_name, {tasks} "
-            "FROM (SELECT file, name AS adapter_name, unnest(tasks) AS t FROM read) AS unnested"
+            f"INSERT INTO raw_task BY NAME SELECT file, position, {tasks} "
+            "FROM (SELECT file, position, unnest(tasks) AS t FROM read) AS unnested"
         )
     connection.execute("DROP TABLE read")
+    return counted
 
 
 def patterns(files: Sequence[Path]) -> list[str]:
@@ -154,7 +171,7 @@ def _finish(connection: "DuckDBPyConnection") -> None:
     connection.execute(
         """
         DELETE FROM adapter WHERE id IN (
-            SELECT id FROM adapter QUALIFY row_number() OVER (PARTITION BY run_id, name ORDER BY file) > 1);
+            SELECT id FROM adapter QUALIFY row_number() OVER (PARTITION BY run_id, name ORDER BY file, position) > 1);
         CREATE TABLE newest AS SELECT id FROM adapter
             QUALIFY row_number() OVER (PARTITION BY name ORDER BY run_id DESC, position) = 1;
         ALTER TABLE adapter ADD COLUMN newest BOOLEAN DEFAULT false;
@@ -165,12 +182,15 @@ def _finish(connection: "DuckDBPyConnection") -> None:
     connection.execute(
         f"""
         CREATE TABLE task AS
-            SELECT adapter.id, raw_task.* EXCLUDE (file, adapter_name), {figures}
-            FROM raw_task JOIN adapter ON raw_task.file = adapter.file AND adapter_name = adapter.name;
+            SELECT adapter.id, raw_task.* EXCLUDE (file, position), {figures}
+            FROM raw_task JOIN adapter ON raw_task.file = adapter.file AND raw_task.position = adapter.position;
         DROP TABLE raw_task;
         CREATE TABLE target AS SELECT id, {FIGURE} AS figure FROM task WHERE role = 'target' AND decides
             QUALIFY row_number() OVER (PARTITION BY id ORDER BY task) = 1;
         CREATE TABLE worst AS SELECT id, {FIGURE} AS figure FROM task WHERE role = 'general' AND decides
             QUALIFY row_number() OVER (PARTITION BY id ORDER BY used DESC NULLS LAST, task) = 1;
+        CREATE TABLE figured AS SELECT file AS figured_file, position AS figured_position,
+            target.figure AS figure_of_target, worst.figure AS figure_of_worst
+            FROM adapter LEFT JOIN target USING (id) LEFT JOIN worst USING (id);
         """
     )

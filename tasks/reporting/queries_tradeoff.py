@@ -1,6 +1,8 @@
-"""Learned against forgotten: a point for each adapter, the Pareto front, and the path that a cure walked."""
+"""Learned against forgotten: a point for each adapter, and the path that a cure walked.
 
-from collections import defaultdict
+Which of them nobody beats depends on whom one looks at: the page draws the Pareto front of those it shows.
+"""
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,20 +10,13 @@ Json = dict[str, Any]
 
 
 def tradeoff_of(rows: Sequence[Json], cures: Mapping[tuple[str, str], Json]) -> list[Json]:
-    """`rows` with "forgotten" (by the average of the general tasks, or else the worst of them), "front" and "path"."""
-    groups: dict[tuple[Any, ...], list[Json]] = defaultdict(list)
+    """`rows` with "forgotten" (by the average of the general tasks, or else the worst of them) and "path"."""
     points = []
     for row in rows:
         point = {key: row[key] for key in ("run_id", "name", "method", "verdict", "status", "target", "worst", "pool")}
         point.update(_forgotten(row))
-        point.update({"front": False, "path": _path(cures.get((row["run_id"], row["name"])), point)})
+        point["path"] = _path(cures.get((row["run_id"], row["name"])), point)
         points.append(point)
-        if point["target"]["gain"] is not None and point["forgotten"] is not None:
-            unit = point["target"]["unit"], point["forgotten_unit"]
-            groups[row["base_model"], row["precision"], *unit].append(point)
-    for some in groups.values():
-        for point in _front(some):
-            point["front"] = True
     return points
 
 
@@ -34,19 +29,6 @@ def _forgotten(row: Json) -> Json:
         values = worst["drop"], worst["drop_low"], worst["drop_high"], worst["task"], worst["unit"]
     names = ("forgotten", "forgotten_low", "forgotten_high", "forgotten_of", "forgotten_unit")
     return dict(zip(names, values, strict=True))
-
-
-def _front(points: Sequence[Json]) -> list[Json]:
-    """Those to which no other is equal or better in both and better in one: more gained, less forgotten."""
-    front: list[Json] = []
-    best = float("inf")
-    for point in sorted(points, key=lambda one: (-one["target"]["gain"], one["forgotten"])):
-        last = front[-1] if front else None
-        twin = last and (last["target"]["gain"], last["forgotten"]) == (point["target"]["gain"], point["forgotten"])
-        if point["forgotten"] < best or twin:
-            front.append(point)
-            best = point["forgotten"]
-    return front
 
 
 def _path(cure: Json | None, point: Json) -> list[Json]:

@@ -72,7 +72,7 @@ def _row(one: Json, places: Places, summary: Mapping[str, Any], evidence: Eviden
         "comparisons": _comparisons(one["name"], summary),
         "trials": _trials(one["name"], summary),
         "flips": evidence.flips(places["verdict"]),
-        "curve": facts.get("curve"),
+        "curve": _curve(facts),
         "rows_sample": evidence.rows(places["data"]),
         "lineage": [_origin(role, place, evidence) for role, place in places.items() if evidence.manifest(place)],
         "run": _run(summary) if position == 0 else None,
@@ -150,6 +150,14 @@ def _said(one: Json, seconds: Mapping[str, float]) -> Json:
         "tasks": tasks,
         "cure": cure and {**cure, "curve": [_candidate(point) for point in cure.get("curve") or []]},
     }
+
+
+def _curve(facts: Json) -> list[Json] | None:
+    """The points with the pace at each; a validation is a point of its own, and takes none."""
+    if facts.get("curve") is None:
+        return None
+    at = {point["step"]: point for point in facts.get("pace") or []}
+    return [{**point, **at.get(point["step"], {})} if "loss" in point else point for point in facts["curve"]]
 
 
 def _candidate(point: Json) -> Json:

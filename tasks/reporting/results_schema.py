@@ -100,7 +100,12 @@ COLUMNS: dict[str, Kind] = {
             **{"number": INT, "loss": FLOAT, "step": INT, "kept": BOOL},
         }
     ],
-    "curve": [{"step": INT, **_all(FLOAT, "loss", "validation_loss", "learning_rate", "grad_norm"), "tokens": INT}],
+    "curve": [
+        {
+            **{"step": INT, **_all(FLOAT, "loss", "validation_loss", "learning_rate", "grad_norm")},
+            **{"tokens": INT, "tokens_per_second": FLOAT, "memory_bytes": INT},
+        }
+    ],
     "rows_sample": [{"id": TEXT, "parts": [{"role": TEXT, "text": TEXT, "trained": BOOL}]}],
     "lineage": [
         {

@@ -13,12 +13,17 @@ Log = Sequence[Mapping[str, Any]]
 
 def curve(log: Log) -> list[dict[str, float]]:
     """Points {"step", "loss", "learning_rate", "grad_norm", "tokens"} and {"step", "validation_loss"}, by step."""
-    training = [
+    return sorted([*training_points(log), *validation(log)], key=lambda point: point["step"])
+
+
+def training_points(log: Log) -> list[dict[str, float]]:
+    """The curve without its validations."""
+    points = [
         {"step": entry["step"], "loss": entry["loss"], "learning_rate": entry["learning_rate"],
          "grad_norm": float(entry.get("grad_norm", 0.0)), "tokens": int(entry["num_tokens"])}
         for entry in log if "learning_rate" in entry
     ]  # fmt: skip
-    return sorted([*_thinned(training), *validation(log)], key=lambda point: point["step"])
+    return _thinned(points)
 
 
 def validation(log: Log) -> list[dict[str, float]]:

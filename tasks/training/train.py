@@ -7,12 +7,10 @@ Rows arrive at the trainer as finished tokens, so that no library's idea of temp
 between what was checked and what is trained. Everything random is seeded by `training.seed`.
 """
 
-import resource
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, set_seed
 from trl import DPOConfig, SFTConfig
@@ -24,6 +22,7 @@ from tasks.ingestion.dataset import read_jsonl
 from tasks.training import curve, methods
 from tasks.training.features import features
 from tasks.training.launching import assert_world_size, own_device
+from tasks.training.pace import pace, peak_memory
 from tasks.training.recomputation import recomputes
 from tasks.training.schedule import in_steps, steps_of, steps_per_epoch
 from tasks.training.trainer import ReliableDPO, ReliableSFT
@@ -91,13 +90,14 @@ def train(job: Mapping[str, Any], work: Path) -> dict[str, Any]:
                             else losses[-1]["validation_loss"]) if losses else None,
         "best_step": trainer.state.best_global_step if training["load_best_model_at_end"] else None,
         "curve": curve.curve(log),
+        "pace": pace(log, trainer.pace.notes),
         "seed": training["seed"],
         "device": job["device"],
         "world_size": trainer.args.world_size,
         "gradient_checkpointing": bool(trainer.args.gradient_checkpointing),
         "per_device_train_batch_size": training["per_device_train_batch_size"],
         "gradient_accumulation_steps": training["gradient_accumulation_steps"],
-        "peak_memory_bytes": _peak_memory(job["device"]),
+        "peak_memory_bytes": peak_memory(job["device"]),
     }  # fmt: skip
 
 
@@ -156,10 +156,3 @@ def _score_trained_positions_only() -> None:
     """
     assert hasattr(trl_utils, "_use_triton"), "TRL decides this elsewhere now: look at add_fused_lm_head"
     trl_utils._use_triton = lambda device: True  # as this module sees it; the kernel's own choice stays
-
-
-def _peak_memory(device: str) -> int:
-    """Bytes: of the GPU as torch allocated it, or of this process."""
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

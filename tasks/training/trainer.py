@@ -20,6 +20,7 @@ from trl import DPOTrainer, SFTTrainer
 
 from infra.errors import DivergedError, PreemptedError
 from tasks.training import checkpoints, curve, features, travelling
+from tasks.training.pace import Pace
 from tasks.training.rendering import IGNORED
 from tasks.training.sampling import SeededLengthSampler
 from tasks.training.watch import Watch
@@ -27,7 +28,7 @@ from tasks.training.watch import Watch
 SAVE_SECONDS = 60  # between checkpoints, if the recipe names no steps: a crash costs a minute
 RUNAWAY_STEPS = 3  # steps in a row with a runaway loss that end the job
 SHOWN_ROWS = 8
-CLOCK = "clock.json"  # in a checkpoint: seconds of training before it
+CLOCK = "clock.json"  # in a checkpoint: seconds of training before it, and how long each step took
 
 
 class Reliable:
@@ -57,6 +58,7 @@ class Reliable:
         self.progress_steps = progress_steps
         self._batches: list[torch.Tensor] = []  # token ids of the running optimizer step
         self.seconds_before = 0.0
+        self.pace = Pace(str(options["args"].device))
         self._asked_to_stop = False
         adapter = {name: one.data for name, one in options["model"].named_parameters() if one.requires_grad}
         super().__init__(**options)
@@ -76,7 +78,8 @@ class Reliable:
     def _train_to_the_end(self: Any) -> None:
         resume = travelling.newest_whole(self._keep)
         if resume:
-            self.seconds_before = json.loads((resume / CLOCK).read_text())["seconds"]
+            clock = json.loads((resume / CLOCK).read_text())
+            self.seconds_before, self.pace.notes = clock["seconds"], clock.get("pace", [])  # older ones have none
             print(f"going on after step {checkpoints.step_of(resume)}, from {resume}", flush=True)
         self.started = self._saved_at = time.monotonic()
         with self._sigterm_is_noted():
@@ -203,7 +206,7 @@ class Reliable:
             Trainer._save_checkpoint(self, model, trial)
             travelling.to_first(beside)
             if self.args.should_save:
-                (beside / CLOCK).write_text(json.dumps({"seconds": self.seconds}))
+                (beside / CLOCK).write_text(json.dumps({"seconds": self.seconds, "pace": self.pace.notes}))
         finally:
             self.args.output_dir, self.processing_class = output_dir, tokenizer
         self._together(_lift_and_finish, name)

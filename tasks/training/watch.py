@@ -23,6 +23,7 @@ class Watch(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.trainer._batches.clear()
+        self.trainer.pace.begin()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step == state.max_steps:
@@ -42,6 +43,7 @@ class Watch(TrainerCallback):
         logs = event["logs"]
         if "loss" not in logs:
             return
+        self.trainer.pace.note(state.global_step)
         self.trainer.check_step(logs)
         if state.global_step % self.trainer.progress_steps and state.global_step != state.max_steps:
             return

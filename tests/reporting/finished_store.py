@@ -26,9 +26,14 @@ CURVE = [
     {"step": 2, "loss": 1.0, "learning_rate": 2.5e-4, "grad_norm": 1.0, "tokens": 200},
     {"step": 2, "validation_loss": 1.25},
 ]
+PACE = [
+    {"step": 1, "tokens_per_second": 40.0, "memory_bytes": 1000},
+    {"step": 2, "tokens_per_second": 66.5, "memory_bytes": 1234},
+]
 TRAINED = {
     **{"trainable_params": 10, "total_params": 100, "steps": 2, "planned_steps": 2, "stopped_early": False},
     **{"seconds": 4.0, "tokens": 200, "loss": 1.0, "validation_loss": 1.25, "best_step": None, "curve": CURVE},
+    "pace": PACE,
     **{"seed": 0, "device": "cuda:0", "world_size": 2, "gradient_checkpointing": False, "out_of_memory_at": [8]},
     **{"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "peak_memory_bytes": 1234},
 }

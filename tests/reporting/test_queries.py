@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from infra.storage import Store
 from tasks.planning.power import needed_right_wrong, smallest_drop
+from tasks.publishing.release import Published
+from tasks.recipe.schema import Destination
 from tasks.registry.channels import move
+from tasks.registry.records import Publication, add_publication, current, publications, releases
+from tasks.reporting import queries_details, queries_files, queries_tables
 from tasks.reporting.queries import open_results
-from tasks.reporting.queries_tradeoff import tradeoff_of
+from tasks.reporting.queries_releases import standing_releases
 from tasks.reporting.results import append_results, parquet, results_path
 from tasks.reporting.results_schema import VERSION_KEY
 from tests.publishing.s3_server import BUCKET
@@ -28,6 +31,7 @@ from tests.reporting.finished_store import (
     finish,
     flip,
     general,
+    make,
     member,
     prose,
     release,
@@ -178,6 +182,8 @@ def test_the_heat_map_is_every_general_task_of_the_newest_rows(store: Store, sum
 def test_an_adapter_is_all_of_its_row_and_those_of_other_methods(store: Store, summaries: Summaries) -> None:
     one = ask(store, lambda of: of.adapter("tuned"))
     assert one["run_id"] == SECOND and len(one["curve"]) == 3 and one["flips"][0]["base_text"] == "Paris"
+    assert [point["tokens_per_second"] for point in one["curve"]] == [40.0, 66.5, None]
+    assert [point["memory_bytes"] for point in one["curve"]] == [1000, 1234, None]
     assert [(other["run_id"], other["name"], other["method"]) for other in one["methods"]] == [
         (SECOND, "tuned", "lora"),
         (SECOND, "other", "qlora"),
@@ -252,19 +258,6 @@ def test_learned_against_forgotten_with_the_path_of_a_cure(store: Store) -> None
         (0.6, 0.1, True),
     ]
     assert second["path"] == [] and second["forgotten_of"] == "pairs" and second["forgotten_unit"] == "points"
-    assert second["front"] and not first["front"]
-
-
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=12))
-def test_the_front_is_what_nobody_beats(points: list[tuple[int, int]]) -> None:
-    rows = [
-        {"run_id": "r", "name": str(number), "method": "lora", "verdict": "PASS", "status": "passed", "worst": None,
-         "base_model": "b", "precision": "none", "target": {"gain": gain, "unit": "points", "higher_is_better": True},
-         "pool": {"drop": drop, "ci_low": drop, "ci_high": drop}}
-        for number, (gain, drop) in enumerate(points)
-    ]  # fmt: skip
-    beaten = [any(other[0] >= one[0] and other[1] <= one[1] and other != one for other in points) for one in points]
-    assert [point["front"] for point in tradeoff_of(rows, {})] == [not one for one in beaten]
 
 
 def written(store: Store, name: str, data: bytes) -> None:
@@ -308,9 +301,88 @@ def test_files_that_are_none_of_ours_are_left_out_by_name(store: Store, summarie
         f"results/{name}.parquet" for name in ("half", "empty", "foreign", "later", "types", "nameless")
     }
     assert "schema version 2; this Tunefleet reads version 1" in told["results/later.parquet"]
+    assert "Show it with the Tunefleet that wrote it" in told["results/later.parquet"]
+    assert all("delete it" in told[f"results/{name}.parquet"] for name in ("half", "empty", "types", "later"))
     assert told["results/half.parquet"].startswith("no whole Parquet file")
     assert "column name has other types" in told["results/types.parquet"]
     assert "no column name" in told["results/nameless.parquet"]
+
+
+def test_a_prompt_stands_beside_the_adapter_of_the_same_rows(store: Store) -> None:
+    shown, tuned = (member(store, FIRST, name, general("pairs", 2, 2), target(name, 30)) for name in ("shown", "tuned"))
+    shown.adapter = shown.adapter.model_copy(update={"method": "prompt", "num_fewshot": 3})
+    assert shown.verdict and shown.data
+    shown.trained = make(store, FIRST, "prompt", "prompts", "shown", {"s.json": "[]"}, {"data": shown.data.ref.digest})
+    shown.verdict = {**shown.verdict, "verdict": None}
+    append_results(store, finish(store, FIRST, shown, tuned))
+    row = ask(store, lambda of: of.fleet())[0]
+    assert (row["method"], row["status"], row["verdict"]) == ("prompt", "compared", None)
+    assert row["target"]["gain"] == pytest.approx(0.3) and row["adapter_bytes"] == len("[]")
+    one = ask(store, lambda of: of.adapter("shown"))
+    assert [(other["name"], other["method"]) for other in one["methods"]] == [("shown", "prompt"), ("tuned", "lora")]
+    assert one["curve"] is one["train_seconds"] is None
+
+
+def test_an_adapter_that_a_later_run_found_in_the_store_is_of_both_runs(store: Store) -> None:
+    tuned = member(store, FIRST, "tuned", general("pairs", 2, 2), target("tuned", 60))
+    for run_id in (FIRST, SECOND):
+        append_results(store, finish(store, run_id, tuned))
+    release(store, FIRST, tuned)
+    new, old = ask(store, lambda of: of.fleet())
+    assert new["digest"] == old["digest"] and (new["newest"], old["newest"]) == (True, False)
+    assert (new["release"], old["release"]) == (None, "tuned@v1")
+    assert new["since_release"]["gain_change"] == 0.0 and new["since_release"]["tasks_changed"] == []
+    assert len(ask(store, lambda of: [run_id for run_id, _, _ in of.details()])) == 2
+    assert len(ask(store, lambda of: of.heat_map())["adapters"]) == 1
+
+
+def test_rows_that_nobody_can_name_are_told_and_the_others_stay(store: Store) -> None:
+    """And of two rows of one name in a run the first one counts, with its own tasks."""
+    task = {"task": "t", "role": "general", "metric": "acc", "decides": True, "delta": 0.5, "margin": 0.1, "n": 5}
+    some = [another(), another(position=1, name=None), another(position=None, name="placeless")]
+    twice = [another(name="twice", position=2, tasks=[task]), another(name="twice", position=3, tasks=[task, task])]
+    written(store, THIRD, parquet([*some, *twice]))
+    names, warnings = warned(store)
+    assert names == ["another", "twice"]
+    assert warnings == [f"results/{THIRD}.parquet: 2 rows without run_id, name or position are left out"]
+    with open_results(store) as results:
+        details = {name: json.loads(text) for _, name, text in results.details()}
+        assert list(details) == ["another", "twice"] and len(details["twice"]["tasks"]) == 1
+        assert len(results.heat_map()["cells"]["a"]) == 1
+
+
+def test_a_file_that_goes_away_meanwhile_is_told(store: Store, summaries: Summaries) -> None:
+    with open_results(store) as results:
+        Path(store.root, results_path(SECOND)).unlink()
+        assert [(run_id, name) for run_id, name, _ in results.details()] == [(FIRST, "tuned")]
+        assert len(results.fleet()) == 4
+        assert [warning.partition(":")[0] for warning in results.warnings] == [results_path(SECOND)]
+
+
+def test_many_small_files_are_read_together_in_order(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one row and of many, of today and from before, whole and damaged."""
+    monkeypatch.setattr(queries_details, "AT_ONCE", 4)
+    monkeypatch.setattr(queries_tables, "AT_ONCE", 3)
+    folder = Path(store.root) / "results"
+    folder.mkdir(parents=True)
+    runs = {f"202611{day:02d}-000000-eeee": 9 if day == 5 else 1 + day % 3 for day in range(1, 20)}
+    for number, (run_id, count) in enumerate(runs.items()):
+        more = {"run": {"store": run_id}, "curve": [{"step": 1, "loss": 1.0}]}
+        whole = parquet([another(run_id, f"a{at}", position=at, **more) for at in range(count)])
+        dropped = ["cure", "curve"] if number in (3, 4, 9) else []
+        reworked(whole, folder / f"{run_id}.parquet", lambda of, names=dropped: of.drop_columns(names), "1")
+    bad = "20261112-000000-eeee"
+    spoil(folder / f"{bad}.parquet", "curve.list.element.loss")
+    wanted = [(run_id, f"a{at}") for run_id in sorted(runs, reverse=True) for at in range(runs[run_id])]
+    with open_results(store) as results:
+        assert [(row["run_id"], row["name"]) for row in results.fleet()] == wanted
+        found = [(run_id, name, json.loads(text)) for run_id, name, text in results.details()]
+        assert [(run_id, name) for run_id, name, _ in found] == [one for one in wanted if one[0] != bad]
+        assert all((one["run_id"], one["name"]) == (run_id, name) for run_id, name, one in found)
+        old = {run_id for number, run_id in enumerate(runs) if number in (3, 4, 9)}
+        assert all((one["curve"] is None) == (run_id in old) for run_id, _, one in found)
+        assert [warning.partition(":")[0] for warning in results.warnings] == [f"results/{bad}.parquet"]
+        assert [one["run_id"] for one in results.runs()] == sorted(runs, reverse=True)
 
 
 def spoil(path: Path, column: str) -> None:
@@ -371,6 +443,14 @@ def test_columns_that_came_later_are_null_in_files_from_before(store: Store, sum
     ask(store, lambda of: [of.tradeoff(), of.heat_map(), of.bench(), of.runs()])
 
 
+def test_columns_that_are_not_known_yet_are_passed_over(store: Store, summaries: Summaries) -> None:
+    later = pa.field("from_the_future", pa.list_(pa.int64()))
+    whole = parquet([another(error="of a later Tunefleet")])
+    reworked(whole, Path(store.root) / results_path(THIRD), lambda of: of.append_column(later, [[[1, 2]]]), "1")
+    assert ask(store, lambda of: of.fleet())[0]["error"] == "of a later Tunefleet"
+    assert "from_the_future" not in ask(store, lambda of: of.adapter("another"))
+
+
 def test_a_file_that_was_copied_counts_once(store: Store, summaries: Summaries) -> None:
     folder = Path(store.root) / "results"
     (folder / "copy.parquet").write_bytes((Path(store.root) / results_path(SECOND)).read_bytes())
@@ -399,3 +479,57 @@ def test_a_remote_store_is_read_from_copies_that_follow_it(
     store.fs.rm_file(f"{store.root}/results/half.parquet")
     assert warned(store) == (["renamed"], [])
     assert ask(store, lambda of: of.adapter("renamed"))["uris"]["adapter"].startswith(f"s3://{BUCKET}/queries/")
+
+
+@pytest.fixture
+def bucket(s3: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Store:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint_url)
+    monkeypatch.setenv("TUNEFLEET_CACHE", str(tmp_path / "cache"))
+    return Store(f"s3://{BUCKET}/queries/{tmp_path.name}")
+
+
+def test_a_buckets_files_are_fetched_at_the_same_time_and_one_that_goes_away_is_told(
+    bucket: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    days = [f"2026110{day}-000000-dddd" for day in range(1, 9)]
+    for run_id in days:
+        written(bucket, run_id, parquet([another(run_id, run_id)]))
+    fetch, together = bucket.fs.get_file, threading.Barrier(len(days))
+
+    def met(source: str, target: str) -> None:
+        together.wait(timeout=60)  # until all are under way: one after the other would break it
+        if days[0] in source:
+            bucket.fs.rm_file(source)
+        fetch(source, target)
+
+    monkeypatch.setattr(bucket.fs, "get_file", met)
+    names, warnings = warned(bucket)
+    assert names == days[:0:-1] and len(days) <= queries_files.REQUESTS
+    (warning,) = warnings
+    assert warning.startswith(f"results/{days[0]}.parquet is left out: it could not be fetched (FileNotFoundError")
+
+
+@pytest.mark.parametrize("where", ["store", "bucket"])
+def test_releases_are_read_together_as_the_registry_reads_them_one_by_one(
+    where: str, request: pytest.FixtureRequest
+) -> None:
+    store = request.getfixturevalue(where)
+    for name in ("tuned", "other"):
+        record = release(store, FIRST, member(store, FIRST, name, target(name, 60)))
+        move(store, record, "stable", expected=None)
+        release(store, SECOND, member(store, SECOND, name, target(name, 70)))
+        published = Published(to="s3", what="adapter", uri=f"s3://elsewhere/{name}", revision=None, digest="d" * 64)
+        add_publication(store, record, Publication(place=Destination(s3="s3://elsewhere"), published=published))
+    store.write("releases/half/1/release.json", b'{"name": ')
+    warnings: list[str] = []
+    found = standing_releases(store, warnings)
+    assert list(found) == ["half", "other", "tuned"] and warnings == []
+    for name, some in found.items():
+        wanted = releases(store, name)
+        assert [(one.number, one.run_id, one.verdict) for one in some] == [
+            (one.number, one.run_id, one.verdict_says) for one in wanted
+        ]
+        sent = [tuple(each.published.uri for each in publications(store, one)) for one in wanted]
+        assert [one.published for one in some] == sent
+        stands = [one.number for one in some if "stable" in one.channels]
+        assert stands == ([current(store, name, "stable")] if wanted else [])

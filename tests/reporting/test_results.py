@@ -88,6 +88,11 @@ def test_a_run_leaves_all_that_its_summary_and_its_artifacts_say(store: Store) -
         (2, 1.0, None),
         (2, None, 1.25),
     ]
+    assert [(point["tokens_per_second"], point["memory_bytes"]) for point in one["curve"]] == [
+        (40.0, 1000),
+        (66.5, 1234),
+        (None, None),
+    ]
     assert [each["doc_id"] for each in one["flips"]] == [str(number) for number in range(SHOWN_FLIPS)]
     assert one["flips"][0] == {
         **{"task": said["tasks"][0]["task"], "doc_id": "0", "kind": "lost", "moved": -1.0, "prompt": "Question 0?"},
@@ -126,6 +131,16 @@ def test_what_is_gone_or_was_never_made_is_null(local: Store) -> None:
     assert (two["status"], two["error"], two["tasks"], two["verdict"]) == ("error", "out of memory", [], None)
     for key in ("curve", "train_seconds", "tokens_per_second", "adapter_bytes", "lineage", "alpha"):
         assert not two[key], key
+
+
+def test_a_training_of_before_has_its_curve_without_the_pace(local: Store) -> None:
+    tuned = member(local, FIRST, "tuned", target("tuned", 60))
+    facts = {key: value for key, value in TRAINED.items() if key != "pace"}
+    tuned.trained = make(local, FIRST, "train", "adapters", "tuned", {"adapter_model.safetensors": "old"}, {}, facts)
+    append_results(local, finish(local, FIRST, tuned))
+    (one,) = rows(local)
+    assert [point["loss"] for point in one["curve"]] == [2.0, 1.0, None]
+    assert {point["tokens_per_second"] for point in one["curve"]} == {None}
 
 
 def test_what_answering_cost_is_unknown_where_some_records_are_gone(local: Store) -> None:
@@ -280,7 +295,12 @@ def test_every_column_is_documented_and_every_documented_one_is_there() -> None:
     table = [line.split("|")[1] for line in text.partition("## Queries")[0].splitlines() if line.startswith("| ")]
     told = {name.strip() for cell in table for name in cell.split(",")} - {"column"}
     assert told == set(COLUMNS)
-    for name, fields in (("task", TASK), ("flip", FLIP), ("candidate", CANDIDATE), ("run", RUN)):
+    assert max(map(len, text.splitlines())) <= 120
+    inner = {"point": "curve", "comparison": "comparisons", "row": "rows_sample", "origin": "lineage"}
+    for name, fields in (
+        *(("task", TASK), ("flip", FLIP), ("candidate", CANDIDATE), ("run", RUN), ("win rate", COLUMNS["win_rate"])),
+        *((name, COLUMNS[column][0]) for name, column in inner.items()),
+    ):
         paragraph = re.search(rf"^\*\*{name}\*\*.*?(?=\n\n)", text, re.DOTALL | re.MULTILINE)
         assert paragraph
         words = set(re.findall(r"\w+", paragraph[0]))

@@ -139,6 +139,9 @@ def test_killed_at_random_and_yet_the_same_bytes(
     calm_facts, rough_facts = (stage_process._read(folder / "result.json") for folder in (quiet, rough))
     for key in ("curve", "tokens", "steps", "loss", "validation_loss", "best_step", "stopped_early"):
         assert calm_facts[key] == rough_facts[key], key
+    for facts in (calm_facts, rough_facts):  # seconds differ, but every step's are known
+        assert [point["step"] for point in facts["pace"]] == list(range(1, facts["steps"] + 1))
+        assert all(point["tokens_per_second"] > 0 for point in facts["pace"])
 
 
 def test_sigterm_saves_a_checkpoint_first(base: Path, data: Path, tmp_path: Path, start: Callable[..., Any]) -> None:

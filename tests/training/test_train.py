@@ -47,6 +47,10 @@ def test_every_adapter_weight_moves_and_the_checkpoint_is_plain_peft(base: Path,
     assert facts["trainable_params"] == sum(weight.numel() for weight in weights.values())
     assert facts["steps"] == 4 and [point["step"] for point in facts["curve"]] == [1, 2, 3, 4]
     assert facts["curve"][-1]["loss"] < facts["curve"][0]["loss"]
+    assert [point["step"] for point in facts["pace"]] == [1, 2, 3, 4]
+    assert all(0 < point["memory_bytes"] <= facts["peak_memory_bytes"] for point in facts["pace"])
+    stepping = facts["curve"][0]["tokens"] / facts["pace"][0]["tokens_per_second"]
+    assert 0 < stepping < facts["seconds"]
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "tiny" and config["target_modules"] == ["q_proj", "v_proj"]
 
