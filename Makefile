@@ -51,3 +51,8 @@ lock:
 
 clean:
 	rm -rf $(VENV) .tunefleet .pytest_cache .mypy_cache .ruff_cache
+
+# The README's picture, of the demo's dashboard. A headless Chromium takes it; root of a Debian gets one installed.
+.PHONY: picture
+picture: $(VENV)/.dev demo
+	$(BIN)/python -m tests.reporting.take_picture .tunefleet docs/dashboard.png '#/adapter/iso-dates'

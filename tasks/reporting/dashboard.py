@@ -29,17 +29,20 @@ TITLE = "Tunefleet results"
 
 class Built(NamedTuple):
     page: str  # its path or URI
+    made: str  # when; an open page knows by it whether it is the newest
     files: int  # beside it
     size: int  # bytes of the page
     adapters: int
     warnings: tuple[str, ...]
 
 
-def build_dashboard(store: Store, output: str | None = None, *, single_file: bool | None = None) -> Built:
+def build_dashboard(
+    store: Store, output: str | None = None, *, single_file: bool | None = None, watch: float | None = None
+) -> Built:
     """Write the dashboard to `output`, a folder or an .html file, local or s3:// (default: <store>/dashboard).
 
-    `single_file` keeps all data in the page, or none of it; None decides by their size. RequestError if `output`
-    cannot be written.
+    `single_file` keeps all data in the page, or none of it; None decides by their size. A page that is served asks
+    every `watch` seconds whether it was built anew. RequestError if `output` cannot be written.
     """
     folder, page = _target(store, output)
     if single_file is None and page != PAGE:
@@ -50,8 +53,9 @@ def build_dashboard(store: Store, output: str | None = None, *, single_file: boo
         for name, text in parts_of(results, rows):
             target.add(name, text)
         warnings = tuple(results.warnings)
-    size = target.finish(store.root, warnings)
-    return Built(f"{folder.root}/{page}", len(target.files), size, len(rows), warnings)
+    made = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    size = target.finish(store.root, warnings, made=made, watch=watch)
+    return Built(f"{folder.root}/{page}", made, len(target.files), size, len(rows), warnings)
 
 
 def _target(store: Store, output: str | None) -> tuple[Files, str]:
@@ -84,10 +88,9 @@ class _Target:
                 self._write(self.files[one], data)
             self.kept = {}
 
-    def finish(self, store: str, warnings: tuple[str, ...]) -> int:
+    def finish(self, store: str, warnings: tuple[str, ...], *, made: str, watch: float | None) -> int:
         """Write the page, and remove data files of earlier builds; bytes of the page."""
-        made = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        site: dict[str, Any] = {"made": made, "title": TITLE, "files": self.files}
+        site: dict[str, Any] = {"made": made, "title": TITLE, "files": self.files, "watch": watch}
         page = render(site, title=TITLE, store=store, warnings=warnings, inlined=self.kept).encode("utf-8", "replace")
         self._write(self.page, page)
         if self.page == PAGE:

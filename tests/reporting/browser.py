@@ -46,6 +46,7 @@ class Page:
         self.requests: list[str] = []
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
+        self.call("Emulation.setFocusEmulationEnabled", enabled=True)  # as if somebody looked at it
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         self._number += 1
@@ -111,19 +112,19 @@ class Page:
             f"(document.querySelector({json.dumps(selector)}))"
         )
 
-    def look(self, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Another window size or colour scheme."""
+    def look(self, *, width: int = 1280, height: int = 900, dark: bool = False, printed: bool = False) -> None:
+        """Another window size or colour scheme, or as it would be printed."""
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500
         )
         features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-        self.call("Emulation.setEmulatedMedia", features=features)
+        self.call("Emulation.setEmulatedMedia", features=features, media="print" if printed else "")
         time.sleep(0.4)  # the page draws its charts anew
 
-    def screenshot(self, path: Path) -> Path:
-        """The whole page, up to 6,000 pixels of it."""
+    def screenshot(self, path: Path, *, most: float = 6000) -> Path:
+        """The whole page, up to so many pixels of its height."""
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]
-        clip = {"x": 0, "y": 0, "width": size["width"], "height": min(size["height"], 6000), "scale": 1}
+        clip = {"x": 0, "y": 0, "width": size["width"], "height": min(size["height"], most), "scale": 1}
         shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(shot["data"]))

@@ -2,85 +2,20 @@
 all kinds shown as texts. Screenshots stay in the tests' temporary folder (and in $TUNEFLEET_SCREENSHOTS, if it is set).
 """
 
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+import random
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
-import pyarrow.parquet as pq
 import pytest
 
 from infra.storage import Store
 from tasks.reporting.dashboard import build_dashboard
-from tests.reporting.browser import Page, browser
-from tests.reporting.page_store import HOSTILE, TASKS, adapter, cure, hostile, register, run_id, unfinished, write_run
+from tests.reporting.browser import Page
+from tests.reporting.conftest import NAMES, Fleet
+from tests.reporting.page_store import HOSTILE, TASKS, TEXTS, adapter, run_id, task, write_run
 
 pytestmark = pytest.mark.slow
-NAMES = ["dates", "mirror", "sums", "capitals", "summaries", "titles", "names", "rivers"]
 ROWS = "[...document.querySelectorAll('main tbody tr')]"
-
-
-@dataclass
-class Fleet:
-    store: Store
-    rows: list[dict[str, Any]]
-    page: Path
-    many: Path
-
-
-@pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
-    """Three runs of eight adapters, releases of two names, one cure; built as one page and as many files."""
-    store = Store(str(tmp_path_factory.mktemp("store")))
-    for day in (18, 20, 22):
-        rows = [adapter(name, run_id(day)) for name in NAMES]
-        rows[0] |= {"cure": cure(), "method": "lora"}
-        if day == 22:
-            rows += [hostile(run_id(day)), unfinished(run_id(day))]
-        write_run(store, run_id(day), rows)
-        if day < 22:
-            register(store, "dates", day // 2 - 8, run_id(day))
-    register(store, "mirror", 1, run_id(18), "FAIL")
-    whole = build_dashboard(store, str(tmp_path_factory.mktemp("one") / "results.html"))
-    beside = build_dashboard(store, str(tmp_path_factory.mktemp("many")), single_file=False)
-    assert whole.files == 0 and beside.files > 5 and whole.adapters == beside.adapters == 26
-    files = sorted(Path(store.root, "results").glob("*.parquet"))
-    read = [row for file in files for row in pq.read_table(file).to_pylist()]
-    return Fleet(store, read, Path(whole.page), Path(beside.page))
-
-
-@pytest.fixture(scope="module")
-def tab() -> Iterator[Page]:
-    with browser() as page:
-        yield page
-
-
-@pytest.fixture
-def shots(tmp_path: Path) -> Path:
-    folder = Path(os.environ.get("TUNEFLEET_SCREENSHOTS") or tmp_path / "screenshots")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def nothing_odd(tab: Page) -> Iterator[None]:
-    """No error in the console, no request but for the page and the files beside it, and no text became code."""
-    tab.complaints.clear()
-    tab.requests.clear()
-    yield
-    assert tab.run("window.broken") is None
-    assert tab.complaints == []
-    allowed = ("file:///", "http://127.0.0.1", "data:", "blob:", "about:")
-    assert [url for url in tab.requests if not url.startswith(allowed)] == []
-
-
-@pytest.fixture(params=["one file", "many files"])
-def opened(request: pytest.FixtureRequest, fleet: Fleet, tab: Page) -> Page:
-    tab.look()
-    tab.open((fleet.page if request.param == "one file" else fleet.many).as_uri())
-    return tab
 
 
 def href(name: str, run: str) -> str:
@@ -88,7 +23,7 @@ def href(name: str, run: str) -> str:
 
 
 def test_every_view_opens_and_is_drawn(opened: Page, fleet: Fleet, shots: Path) -> None:
-    assert len(opened.run(f"{ROWS}.map(row => row.innerText)")) >= 26
+    assert len(opened.run(f"{ROWS}.map(row => row.innerText)")) >= 27
     views = {
         **{
             "fleet": "#/fleet",
@@ -140,13 +75,22 @@ def test_filters_search_and_sorting(opened: Page, fleet: Fleet) -> None:
     opened.go("#/fleet?verdict=PASS")
     passed = [row for row in fleet.rows if row["verdict"] == "PASS"]
     assert len(opened.run(f"{ROWS}.map(row => 1)")) >= len(passed) > 0
-    assert f"{len(passed)} of 26 adapters" in opened.text()
+    assert f"{len(passed)} of 27 adapters" in opened.text()
     opened.go("#/fleet")
     opened.choose("input[type=search]", "RIVERS", "input")
-    opened.until("document.querySelector('.left').textContent === '3 of 26 adapters'")
+    opened.until("document.querySelector('.left').textContent.startsWith('3 of 27 adapters')")
     assert opened.run("location.hash") == "#/fleet?q=RIVERS"
     opened.go("#/fleet?from=2026-11-20&until=2026-11-20")
-    assert "8 of 26 adapters" in opened.text()
+    assert "8 of 27 adapters" in opened.text()
+    for label, column in (("Base", "base_model"), ("Data", "data_source"), ("Method", "method")):
+        opened.go("#/fleet")
+        value = fleet.row("rivers")[column]
+        wanted = [row for row in fleet.rows if row[column] == value]
+        box = f"[...document.querySelectorAll('.filters label')].find(one => one.textContent.startsWith('{label}'))"
+        opened.run(f"{box}.querySelector('select').value = {value!r}")
+        opened.run(f"{box}.querySelector('select').dispatchEvent(new Event('change'))")
+        assert f"{len(wanted)} of 27 adapters" in opened.text(), (label, value)
+        assert len(opened.run(f"{ROWS}.filter(row => row.closest('.table').matches('.table:first-child'))")) >= 1
     opened.go("#/fleet")
     for direction in ("descending", "ascending"):
         opened.run(
@@ -166,11 +110,21 @@ def test_charts_hold_the_files_figures(opened: Page, fleet: Fleet) -> None:
     for line in lines:
         row = newest.get(line[0].rsplit("@", 1)[0])
         for name, figure in zip(sorted(TASKS), line[1:], strict=True) if row else ():
-            task = next(one for one in row["tasks"] if one["task"] == name)
+            task = next((one for one in row["tasks"] if one["task"] == name), None)
+            if task is None:
+                assert figure == ""
+                continue
             gain = -task["delta"] if "perplexity" in name else 100 * task["delta"]
             assert float(figure) == pytest.approx(gain, rel=1e-4)
+    hatched = opened.run("document.querySelectorAll('svg rect[fill*=open]').length")
+    open_ones = [task for row in newest.values() for task in row["tasks"] if task["verdict"] == "INCONCLUSIVE"]
+    assert hatched == sum(task["role"] == "general" for task in open_ones) > 0
+
+
+def test_the_scatter_holds_them_too_and_says_whom_it_leaves_out(opened: Page, fleet: Fleet) -> None:
+    newest = {row["name"]: row for row in fleet.rows if row["run_id"] == run_id(22)}
     opened.go("#/tradeoff")
-    head, *lines = copy_of(opened, "figure", "Copy data as TSV")
+    _, *lines = copy_of(opened, "figure", "Copy data as TSV")
     assert {line[0].rsplit("@")[0] for line in lines} >= set(NAMES)
     for line in lines:
         row = newest[line[0].rsplit("@", 1)[0]]
@@ -178,43 +132,102 @@ def test_charts_hold_the_files_figures(opened: Page, fleet: Fleet) -> None:
         assert [float(line[2]), float(line[5])] == pytest.approx(
             [100 * target["delta"], 100 * row["pool"]["drop"]], rel=1e-4
         )
-    front = [(float(line[5]), float(line[2])) for line in lines if line[-1] == "yes"]
-    for line in lines:  # nobody off the front beats somebody on it in both
-        assert line[-1] == "yes" or any(x <= float(line[5]) and y >= float(line[2]) for x, y in front)
+    places = [(float(line[5]), float(line[2])) for line in lines]
+    for line, (x, y) in zip(lines, places, strict=True):  # on the front is whom no other beats
+        beaten = any(a <= x and b >= y and (a, b) != (x, y) for a, b in places)
+        assert (line[-1] == "yes") != beaten
     assert opened.run("document.querySelectorAll('circle.step').length") == 3  # the scales of the cure
+    _, reader = copy_of(opened, "#chart-tradeoff-points-nats", "Copy data as TSV")
+    loss = next(task for task in newest["reader"]["tasks"] if task["role"] == "general")
+    assert reader[0].startswith("reader@") and float(reader[5]) == pytest.approx(loss["delta"], rel=1e-4)
+    assert "nats per token only, which no axis of points can show" in opened.text()
+    assert "Not drawn: 2 adapters without a measured gain on a target." in opened.text()
+
+
+def test_nobody_on_the_front_is_beaten(tmp_path: Path, tab: Page) -> None:
+    """Of many on a coarse grid, so that some are equal in one figure or in both."""
+    chance, store = random.Random(7), Store(str(tmp_path / "store"))
+    points = [(chance.randrange(5), chance.randrange(5)) for _ in range(30)]
+    rows = [
+        adapter(f"one-{at}", run_id(18))
+        | {"tasks": [task("t", gain / 10, 100, role="target")], "pool": {"n_tasks": 4, "drop": drop / 100}}
+        for at, (drop, gain) in enumerate(points)
+    ]
+    write_run(store, run_id(18), rows)
+    tab.open(Path(build_dashboard(store).page).as_uri())
+    tab.go("#/tradeoff")
+    _, *lines = copy_of(tab, "figure", "Copy data as TSV")
+    shown = {line[0].split("@")[0]: line[-1] == "yes" for line in lines}
+    for at, (drop, gain) in enumerate(points):
+        beaten = any(a <= drop and b >= gain and (a, b) != (drop, gain) for a, b in points)
+        assert shown[f"one-{at}"] != beaten
 
 
 def test_one_adapter_shows_its_tasks_curves_and_flips(opened: Page, fleet: Fleet) -> None:
     row = next(one for one in fleet.rows if one["name"] == "dates" and one["run_id"] == run_id(22))
     text = opened.go(href("dates", run_id(22)))
-    for task in row["tasks"]:
-        assert task["task"] in text and task["reason"] in text
+    for one in row["tasks"]:
+        assert one["task"] in text and one["reason"] in text
     _, *lines = copy_of(opened, "#chart-loss", "Copy data as TSV")
     assert [float(line[1]) for line in lines] == pytest.approx([one["loss"] for one in row["curve"]])
+    for chart, key, times in (("speed", "tokens_per_second", 1), ("memory", "memory_bytes", 1e-9)):
+        _, *lines = copy_of(opened, f"#chart-{chart}", "Copy data as TSV")
+        assert [float(line[1]) for line in lines] == pytest.approx([times * one[key] for one in row["curve"]])
     _, *lines = copy_of(opened, "#chart-tasks-points", "Copy data as TSV")
     of = {line[0]: line for line in lines}
-    for task in row["tasks"]:
-        if task["metric"] == "acc":
-            figures = [100 * task[key] for key in ("delta", "ci_low", "ci_high")]
-            assert [float(one) for one in of[task["task"]][2:5]] == pytest.approx(figures)
+    for one in row["tasks"]:
+        if one["metric"] == "acc":
+            figures = [100 * one[key] for key in ("delta", "ci_low", "ci_high")]
+            assert [float(figure) for figure in of[one["task"]][2:5]] == pytest.approx(figures)
     assert "The Danube." in text and "2026-11-23" in text and "Write 3 May 2021 as a date." in text
     assert "kept at 0.75" in text
 
 
 def test_texts_are_texts(opened: Page, fleet: Fleet, shots: Path) -> None:
+    """Markup, formulas, writing from the right, emoji, 100 kB, NaN: each is there, as it was written."""
     text = opened.go(href(HOSTILE, run_id(22)))
-    assert (
-        HOSTILE in text and "emoji" in text and "{not json" in opened.run("document.querySelector('main').textContent")
-    )
-    assert (
-        opened.run("document.querySelectorAll('main script, main img, main [onerror], main [href^=javascript]').length")
-        == 0
-    )
+    whole = opened.run("document.querySelector('main').textContent")
+    for one in TEXTS:
+        assert one[:1200] in whole, one[:80]
+    assert HOSTILE in text and "{not json" in whole and "NaN" not in whole.replace("nan", "")
+    made = "main script, main img, main iframe, main [onerror], main [href^=javascript], main style"
+    assert opened.run(f"document.querySelectorAll('{made}').length") == 0
     assert "show all 100,000 characters" in text
     opened.run("[...document.querySelectorAll('button')].find(one => one.textContent.includes('100,000')).click()")
     assert opened.run("[...document.querySelectorAll('.prose')].some(one => one.textContent.length === 100000)")
+    opened.run("[...document.querySelectorAll('.flips button')].forEach(one => one.click())")
+    flips = opened.run("[...document.querySelectorAll('.flip')].map(flip => [...flip.querySelectorAll('.sides .prose')]"
+                       ".map(one => one.firstChild.textContent))")  # fmt: skip
+    assert [side for side, _ in flips] == [one[:1200] for one in TEXTS] and all(a == b for a, b in flips)
     opened.screenshot(shots / "hostile-1280-light.png")
     assert "ran out of memory" in opened.go(href("failed", run_id(22)))
+    target = next(line for line in copy_of_fleet(opened) if HOSTILE in line[0])
+    assert target[2].endswith(": –")  # a gain of NaN is no figure
+
+
+def copy_of_fleet(page: Page) -> list[list[str]]:
+    page.go("#/fleet")
+    return copy_of(page, "main .table")[1:]
+
+
+def test_writing_from_the_right_turns_nothing_else_round(opened: Page) -> None:
+    """The name of a document overrides the direction (U+202E); the words behind it read on from the left."""
+    opened.go(href(HOSTILE, run_id(22)))
+    at = opened.run(
+        """(() => {
+            const small = [...document.querySelectorAll('.flip h4')].find(one => one.textContent.includes('שלום'))
+                .querySelector('small').firstChild;
+            const left = place => { const range = document.createRange(); range.setStart(small, place);
+                range.setEnd(small, place + 1); return range.getBoundingClientRect().left };
+            const named = small.parentElement.parentElement.querySelector('bdi').getBoundingClientRect();
+            return [named.left, named.right, left(1), left(3), left(5)]; })()"""
+    )
+    assert at == sorted(at) and len(set(at)) == 5
+
+
+def test_a_half_written_file_is_told_and_the_rest_is_shown(opened: Page) -> None:
+    told = opened.run("document.querySelector('footer').innerText")
+    assert f"{run_id(23)}.parquet" in told and "27 adapters" in opened.go("#/fleet")
 
 
 def test_history_follows_the_releases(opened: Page, fleet: Fleet) -> None:
@@ -227,52 +240,26 @@ def test_history_follows_the_releases(opened: Page, fleet: Fleet) -> None:
         pytest.approx([100 * one["delta"], -5]) for one in measured
     ]
     assert "was never released" in opened.go("#/history/nobody")
-    assert "v2" in opened.go("#/fleet") and "Since the last release" in opened.text()
 
 
-def test_links_lead_to_one_chart_and_keys_walk_over_marks(opened: Page, fleet: Fleet) -> None:
-    opened.go(f"#/chart/loss/adapter/dates@{run_id(22)}")
-    assert opened.run("document.querySelectorAll('main figure').length") == 1
-    opened.go("#/tradeoff")
-    opened.run("document.querySelector('svg a[tabindex=\"0\"]').focus()")
-    before = opened.run("document.activeElement.dataset.says")
-    opened.press("ArrowRight", 39)
-    after = opened.run("document.activeElement.dataset.says")
-    assert before and after and before != after
-    assert opened.run("document.querySelector('.reading').textContent") == after
-    opened.run("document.activeElement.dispatchEvent(new MouseEvent('click', {bubbles: true}))")
-    opened.until("document.body.dataset.shown.startsWith('#/adapter/')")
-
-
-def test_charts_are_saved_as_svg_and_png(opened: Page, fleet: Fleet) -> None:
-    opened.go("#/heat")
-    opened.run("window.saved = []; URL.createObjectURL = (blob) => { window.saved.push(blob); return 'blob:none' };"
-               "HTMLAnchorElement.prototype.click = function () {}")  # fmt: skip
-    for kind in ("SVG", "PNG"):
-        opened.run(f"[...document.querySelectorAll('figure button')].find(one => one.textContent === '{kind}').click()")
-    opened.until("window.saved.length === 2")
-    svg = opened.run("window.saved[0].text()")
-    assert svg.startswith("<svg") and "arithmetic" in svg and 'fill="rgb' in svg and "var(" not in svg
-    head = opened.run("window.saved[1].slice(0, 4).arrayBuffer().then(b => [...new Uint8Array(b)])")
-    assert bytes(head) == b"\x89PNG" and opened.run("window.saved[1].size") > 5000
-
-
-def test_a_missing_file_is_said_and_the_rest_goes_on(fleet: Fleet, tab: Page) -> None:
-    tab.look()
-    bench = next(fleet.many.parent.glob("data/bench-*.js"))
-    aside = bench.rename(bench.with_suffix(".aside"))
-    try:
-        tab.open(fleet.many.as_uri())
-        assert "is missing beside this page" in tab.go("#/bench")
-        assert "Adapter" in tab.go("#/fleet")
-        tab.complaints[:] = [one for one in tab.complaints if "ERR_FILE_NOT_FOUND" not in one]
-    finally:
-        aside.rename(bench)
-    assert "no view called" in tab.go("#/nothing") and "has no adapter" in tab.go("#/adapter/nobody@x")
-
-
-def test_a_theme_can_be_chosen(opened: Page, fleet: Fleet) -> None:
-    opened.choose("#theme", "dark")
-    assert opened.run("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 27)"
-    opened.choose("#theme", "auto")
-    assert opened.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+def test_the_fleet_says_what_changed_since_the_last_release(opened: Page, fleet: Fleet) -> None:
+    assert "2 names trained again since a release: what changed?" in opened.go("#/fleet")
+    opened.click("2 names trained again since a release: what changed?")
+    assert opened.run("document.activeElement.textContent") == "Since the last release"
+    head, *lines = copy_of(opened, "section .table")
+    assert [line[:2] for line in lines] == [["dates", "dates@v2"], ["mirror", "mirror@v1"]]
+    for line, day in zip(lines, (20, 18), strict=True):
+        before, now = fleet.row(line[0], day), fleet.row(line[0])
+        gain = [next(task["delta"] for task in row["tasks"] if task["role"] == "target") for row in (before, now)]
+        assert float(line[head.index("Target gain, change")]) == pytest.approx(gain[1] - gain[0], abs=1e-5)
+        said = opened.run("document.querySelector('section .table').innerText").replace("−", "-")
+        assert (
+            f"{100 * (gain[1] - gain[0]):+.1f} points" in said
+            and f"{100 * gain[0]:+.1f} → {100 * gain[1]:+.1f}" in said
+        )
+        old = {task["task"]: task["verdict"] for task in before["tasks"]}
+        new = {task["task"]: task["verdict"] for task in now["tasks"]}
+        changed = {f"{task}: {old[task]} → {new[task]}" for task in old if old[task] != new[task]}
+        said = line[head.index("Tasks whose verdict changed")]
+        assert set(said.split("; ")) == (changed or {"none"})
+        assert line[head.index("Verdict")].endswith(f"→ {now['verdict']}")

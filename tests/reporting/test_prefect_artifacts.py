@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.reporting.prefect_artifacts import adapter_row, artifact_key, summary_link
+from tasks.reporting.prefect_artifacts import adapter_row, artifact_key, dashboard_link, summary_link
 from tests.reporting.test_summary import general, judged, learned, outcome, summary
 
 
@@ -57,3 +57,14 @@ def test_keys_are_what_prefect_takes(name: str, key: str) -> None:
 def test_the_link_is_the_store_s() -> None:
     assert summary_link({"store": "s3://b/p", "run_id": "7"}) == "s3://b/p/runs/7/summary.json"
     assert summary_link({"store": "/a b", "run_id": "7"}) == "file:///a%20b/runs/7/summary.json"
+
+
+def test_the_dashboard_opens_at_a_view_where_people_can_reach_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    view = "/adapter/iso dates#1@7"
+    monkeypatch.delenv("TUNEFLEET_DASHBOARD_URL", raising=False)
+    assert dashboard_link("/a b", view) == "file:///a%20b/dashboard/index.html#/adapter/iso%20dates%231@7"
+    assert dashboard_link("s3://b/p") == "s3://b/p/dashboard/index.html"
+    monkeypatch.setenv("TUNEFLEET_DASHBOARD_URL", "https://me-fleet.static.hf.space/")
+    monkeypatch.setenv("TUNEFLEET_STORE", "/a b/")
+    assert dashboard_link("/a b", "/fleet?q=7") == "https://me-fleet.static.hf.space/#/fleet?q=7"
+    assert dashboard_link("/other").startswith("file:///other/"), "the address is that of one store"

@@ -1,6 +1,6 @@
 """What the page reads, part by part: the answers of tasks/reporting/queries.py, made small and cut into pieces.
 
-    fleet             every adapter, in columns; `part` says where its details are
+    fleet             every adapter, in columns; `part` says where its details are; `rivals` have one base and data
     adapters-K        details of some adapters, {"NAME@RUN": all its columns}
     tradeoff          learned and forgotten by row of the fleet, and the paths of cures
     heat, heat-K      tasks and rows; K-th piece of the rows' cells
@@ -22,10 +22,10 @@ Part = tuple[str, str]  # name, JSON
 PIECE = 800_000  # characters of JSON in a piece that is loaded on demand
 HEAT_ROWS = 400  # adapters in a piece of the heat map
 FLEET = ("run_id", "name", "started", "recipe", "status", "method", "precision", "base_model", "data_source", "verdict")
-COST = ("release", "newest", "adapter_bytes", "device_seconds", "since_release")
+COST = ("release", "newest", "adapter_bytes", "device_seconds", "alpha", "since_release")
 TARGET = ("task", "unit", "n", "gain", "gain_low", "gain_high")
 WORST = ("task", "unit", "n", "drop", "drop_low", "drop_high", "used")
-POINT = ("row", "forgotten", "forgotten_low", "forgotten_high", "forgotten_of")
+POINT = ("row", "forgotten", "forgotten_low", "forgotten_high", "forgotten_of", "forgotten_unit", "forgotten_n")
 STEP = ("kind", "scale", "share", "gain", "forgotten", "kept")
 
 
@@ -37,7 +37,10 @@ def parts_of(results: "Results", rows: Sequence[Json]) -> Iterator[Part]:
         piece_of |= dict.fromkeys(piece, number)
         yield f"adapters-{number}", joined(piece)
     at = {f"{row['name']}@{row['run_id']}": index for index, row in enumerate(rows)}
-    yield "fleet", dumped(packed([_fleet_row(row, piece_of) for row in rows]))
+    rivals: dict[Any, int] = {}
+    shared = [rivals.setdefault((row["base_digest"], row["data_digest"]), len(rivals)) for row in rows]
+    fleet = [_fleet_row(row, piece_of) | {"rivals": group} for row, group in zip(rows, shared, strict=True)]
+    yield "fleet", dumped(packed(fleet))
     yield "tradeoff", dumped(_tradeoff(results.tradeoff(), at))
     yield from _heat(results.heat_map(), at)
     yield from _history(results.history())
@@ -103,13 +106,23 @@ def _fleet_row(row: Json, piece_of: Mapping[str, int]) -> Json:
 
 
 def _tradeoff(points: Sequence[Json], at: Mapping[str, int]) -> Json:
-    shown = [{**point, "row": at[f"{point['name']}@{point['run_id']}"]} for point in points]
+    shown = [
+        {**point, "row": at[f"{point['name']}@{point['run_id']}"], "forgotten_n": _forgotten_n(point)}
+        for point in points
+    ]
     paths = {
         one["row"]: [{key: _short(step.get(key)) for key in STEP} for step in one["path"]]
         for one in shown
         if one.get("path")
     }
     return {"points": packed([{key: one.get(key) for key in POINT} for one in shown]), "paths": paths}
+
+
+def _forgotten_n(point: Json) -> int | None:
+    """Of an average the tasks, of a task its documents."""
+    if point["forgotten_of"] == "pool":
+        return point["pool"]["n_tasks"]  # type: ignore[no-any-return]
+    return (point["worst"] or {}).get("n")
 
 
 def _heat(found: Json, at: Mapping[str, int]) -> Iterator[Part]:

@@ -1,7 +1,13 @@
-"""The dashboard on this machine's own address, built anew when somebody asks for it and the results have changed."""
+"""The dashboard on this machine's own address, built anew when the results have changed.
+
+Whoever asks for the page gets the newest. An open page asks every WATCH seconds whether it still is (`now.js`), and
+says so if not. A build that fails leaves the page as it was, and is not tried again before something changes.
+"""
 
 import functools
 import http.server
+import io
+import json
 import logging
 import sys
 import tempfile
@@ -14,10 +20,13 @@ from typing import Any
 from infra.errors import RequestError
 from infra.storage import Store
 from tasks.reporting.dashboard import PAGE, Built, build_dashboard
+from tasks.reporting.page.shell import data_file
 from tasks.reporting.results import FOLDER, fill_in
 
 ADDRESS = "127.0.0.1"
 WATCHED = (FOLDER, "runs", "releases", "channels")
+WATCH = 10.0  # seconds
+NOW = "/now.js"
 
 
 def rebuild(store: Store, output: str | None, *, single_file: bool | None) -> Built:
@@ -27,33 +36,47 @@ def rebuild(store: Store, output: str | None, *, single_file: bool | None) -> Bu
 
 
 def serve_dashboard(store: Store, output: str | None, *, single_file: bool | None, port: int) -> None:
-    """Serve until interrupted; prints the address."""
+    """Serve until interrupted, which is how it ends; prints the address."""
     with tempfile.TemporaryDirectory(prefix="tunefleet-dashboard-") as folder:
         local = output or (f"{store.root}/dashboard" if store.is_local else folder)
         if "://" in local or local.endswith(".html"):
             raise RequestError(f"--serve with --output {local}: it has to be a local folder; leave --output out.")
         with server(store, local, single_file=single_file, port=port) as serving:
-            print(f"http://{ADDRESS}:{serving.server_address[1]}/", flush=True)
-            print("stop with Ctrl-C; reload the page to see new results", file=sys.stderr)
-            serving.serve_forever()
+            try:
+                print(f"http://{ADDRESS}:{serving.server_address[1]}/", flush=True)
+                print("stop with Ctrl-C; the page says when there are new results", file=sys.stderr)
+                serving.serve_forever()
+            except KeyboardInterrupt:
+                print("", file=sys.stderr)
 
 
 def server(
-    store: Store, folder: str, *, single_file: bool | None = None, port: int = 0
+    store: Store, folder: str, *, single_file: bool | None = None, port: int = 0, watch: float = WATCH
 ) -> http.server.ThreadingHTTPServer:
     """Listens already; the first build is done."""
     lock = threading.Lock()
     seen: list[Any] = []
 
-    def freshen() -> None:
-        with lock:
-            now = _fingerprint(store)
-            if seen != [now]:
-                rebuild(store, folder, single_file=single_file)
-                seen[:] = [_fingerprint(store)]
+    def build() -> Built:
+        nonlocal seen
+        seen = _fingerprint(store)  # also if what follows fails
+        fill_in(store, logging.getLogger(__name__).warning)
+        seen = _fingerprint(store)  # what comes from here on is seen the next time
+        return build_dashboard(store, folder, single_file=single_file, watch=watch)
 
-    freshen()
-    handler = functools.partial(_Handler, directory=str(Path(folder).absolute()), freshen=freshen)
+    built = build()
+
+    def newest() -> str:
+        nonlocal built
+        with lock:
+            if seen != _fingerprint(store):
+                try:
+                    built = build()
+                except Exception as error:  # noqa: BLE001 - whatever has come into the store, the page goes on
+                    print(f"the page stays as it was: {type(error).__name__}: {error}", file=sys.stderr)
+            return built.made
+
+    handler = functools.partial(_Handler, directory=str(Path(folder).absolute()), newest=newest)
     try:
         return http.server.ThreadingHTTPServer((ADDRESS, port), handler)
     except OSError as error:
@@ -74,18 +97,28 @@ def _fingerprint(store: Store) -> list[tuple[str, Any]]:
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
-    def __init__(self, *args: Any, freshen: Callable[[], None], **options: Any):
-        self._freshen = freshen
+    def __init__(self, *args: Any, newest: Callable[[], str], **options: Any):
+        self._newest = newest
+        self.extensions_map = {**self.extensions_map, ".js": "text/javascript"}  # whatever the system thinks it is
         super().__init__(*args, **options)
 
-    def do_GET(self) -> None:
+    def send_head(self) -> Any:
         host = self.headers.get("Host", "").rsplit(":", 1)[0]
         if host not in (ADDRESS, "localhost"):  # another site's name that was pointed here
             self.send_error(HTTPStatus.MISDIRECTED_REQUEST, "ask for 127.0.0.1 or localhost")
-            return
-        if self.path.split("?")[0] in ("/", f"/{PAGE}"):
-            self._freshen()
-        super().do_GET()
+            return None
+        asked = self.path.split("?")[0]
+        if asked in ("/", f"/{PAGE}"):
+            self._newest()
+        return self._now() if asked == NOW else super().send_head()
+
+    def _now(self) -> io.BytesIO:
+        answer = data_file("now", json.dumps(self._newest()))
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Type", "text/javascript; charset=utf-8")
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        return io.BytesIO(answer)
 
     def list_directory(self, path: Any) -> None:
         self.send_error(HTTPStatus.NOT_FOUND)

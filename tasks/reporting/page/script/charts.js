@@ -2,6 +2,8 @@
 // A verdict has a shape as well as a colour: disc PASS, cross FAIL, ring INCONCLUSIVE, small square none.
 
 const TEXT = 12; // pixels
+const MOST_NAMES = 25; // points of a scatter that are named on it
+const MOST_DOTS = 60; // points of a curve that can be told apart
 
 function scale([low, high], [from, to]) {
   const span = high - low || 1;
@@ -55,7 +57,9 @@ function shape(verdict, x, y, size = 4.5) {
   return s("rect", { class: kind, x: x - 3, y: y - 3, width: 6, height: 6 });
 }
 
-const mark = (href, says, ...shapes) => s("a", { href, "data-says": says, "aria-label": says }, s("title", null, says), ...shapes);
+/** What can be pointed at and walked to with the arrow keys, and reads itself out: a link, or only told. */
+const mark = (href, says, ...shapes) => s("a", { href, "data-says": says }, s("title", null, says), ...shapes);
+const told = (says, ...shapes) => s("g", { "data-says": says }, s("title", null, says), ...shapes);
 const line = (points, kind) => s("path", { class: kind, d: points.map(([x, y], index) => `${index ? "L" : "M"}${x.toFixed(1)},${y.toFixed(1)}`).join("") });
 const whisker = (x1, y1, x2, y2) => s("line", { class: "whisker", x1, y1, x2, y2 });
 
@@ -75,10 +79,25 @@ function scatter({ width, points, front, paths, x, y }) {
       one.whiskers && real(one.yLow) && real(one.yHigh) ? whisker(atX(one.x), atY(one.yLow), atX(one.x), atY(one.yHigh)) : null,
       shape(one.verdict, atX(one.x), atY(one.y))));
   }
+  if (points.length <= MOST_NAMES) svg.append(...names(points.map((one) => [atX(one.x), atY(one.y), one.name]), paths.flat().map((one) => [atX(one.x), atY(one.y)]), width));
   return svg;
 }
 
-/** Curves {name, points: [[x, y]]}; each named at its end, and dashed in its own way. */
+/** Names beside their points [x, y, name], where none covers another name, a point or one of the `others`. */
+function names(points, others, width) {
+  const taken = [...points, ...others].map(([x, y]) => [x - 7, y - 7, x + 7, y + 7]);
+  return points.map(([x, y, name]) => {
+    const words = clip(name, 22);
+    const long = words.length * TEXT * 0.6;
+    const places = [[x + 9, y - 5], [x + 9, y + 14], [x - 9 - long, y - 5], [x - 9 - long, y + 14]];
+    const free = places.find(([left, base]) => left > 0 && left + long < width && !taken.some(([x1, y1, x2, y2]) => left < x2 && left + long > x1 && base - TEXT < y2 && base > y1));
+    if (!free) return null;
+    taken.push([free[0], free[1] - TEXT, free[0] + long, free[1]]);
+    return label(...free, words, { kind: "label name" });
+  }).filter(Boolean);
+}
+
+/** Curves {name, points: [[x, y]]}; named above where there are several, and each dashed in its own way. */
 function curves({ width, series, x, y, height = 240, fromZero = false }) {
   const drawn = series.filter((one) => one.points.length);
   const points = drawn.flatMap((one) => one.points);
@@ -87,13 +106,14 @@ function curves({ width, series, x, y, height = 240, fromZero = false }) {
   drawn.forEach((one, index) => {
     const places = one.points.map(([at, value]) => [atX(at), atY(value)]);
     svg.append(line(places, `curve curve-${index % 4}`));
-    if (places.length <= 60) for (const [at, value] of one.points) {
-      svg.append(s("g", { "data-says": `${one.name}: ${short(value)} at ${short(at)}` }, s("title", null, `${one.name}: ${short(value)} at ${short(at)}`),
-        s("circle", { class: `dot curve-${index % 4}`, cx: atX(at), cy: atY(value), r: 2.5 })));
+    const every = Math.ceil(places.length / MOST_DOTS); // of a long curve some points only, and only when pointed at
+    for (const [at, value] of one.points.filter((_, place) => place % every === 0)) {
+      svg.append(told(`${one.name} at ${x} ${short(at)}: ${short(value)} ${y}`,
+        s("circle", { class: `dot curve-${index % 4}${every > 1 ? " faint" : ""}`, cx: atX(at), cy: atY(value), r: every > 1 ? 4 : 2.5 })));
     }
     if (drawn.length > 1) {
-      svg.append(s("line", { class: `curve curve-${index % 4}`, x1: width - 150, x2: width - 122, y1: 12 + index * 16, y2: 12 + index * 16 }),
-        label(width - 116, 16 + index * 16, one.name.slice(0, 18), { kind: "label" }));
+      const from = width - 110 * (drawn.length - index);
+      svg.append(s("line", { class: `curve curve-${index % 4}`, x1: from, x2: from + 24, y1: 10, y2: 10 }), label(from + 30, 14, clip(one.name, 12)));
     }
   });
   return svg;
@@ -116,42 +136,46 @@ function intervals({ width, rows, x }) {
   svg.append(label(width - 16, height - 8, x, { anchor: "end", kind: "axis" }));
   rows.forEach((one, index) => {
     const y = index * step + (narrow ? 34 : 24);
-    svg.append(narrow ? label(4, y - 14, one.name.slice(0, 44)) : label(left - 10, y + 4, one.name.slice(0, 32), { anchor: "end" }));
+    const words = `${clip(one.name, narrow ? 34 : 24)} (n ${count(one.n)})`;
+    svg.append(narrow ? label(4, y - 14, words) : label(left - 10, y + 4, words, { anchor: "end" }));
     const parts = [];
     if (real(one.low) && real(one.high)) parts.push(s("line", { class: "interval", x1: atX(one.low), x2: atX(one.high), y1: y, y2: y }));
     if (real(one.margin)) parts.push(s("path", { class: "margin", d: `M${atX(one.margin)},${y - 9}v18` }));
     if (real(one.delta)) parts.push(shape(one.verdict, atX(one.delta), y));
-    svg.append(s("g", { "data-says": one.says, tabindex: "-1" }, s("title", null, one.says), ...parts));
+    svg.append(told(one.says, ...parts));
   });
   return svg;
 }
 
 /** Cells of rows by columns: the figure stands in each, hatched where the verdict is open, framed where it is FAIL. */
 function heat({ width: room, rows, columns, cellOf }) {
-  const [high, left] = [24, 200];
-  const wide = Math.max(48, Math.min(62, (room - left - 60) / columns.length));
-  const top = 24 + 4.6 * Math.min(26, Math.max(...columns.map((name) => name.length)));
-  const width = left + columns.length * wide + 70;
+  const high = 26;
+  const letters = room < 560 ? 13 : 26; // of an adapter's name
+  const heading = Math.min(30, Math.max(...columns.map((name) => name.length))) * 6.6; // pixels, about
+  const left = Math.min(letters, Math.max(...rows.map((row) => row.name.length))) * 7.2 + 16;
+  const wide = Math.max(52, Math.min(96, (room - left - heading * 0.77) / columns.length));
+  const top = 24 + heading * 0.65;
+  const width = left + columns.length * wide + heading * 0.77;
   const height = top + rows.length * high + 8;
-  const svg = s("svg", { width, height, viewBox: `0 0 ${width} ${height}` },
+  const svg = s("svg", { width, height, viewBox: `0 0 ${width} ${height}`, "data-across": columns.length + 1 },
     s("defs", null, s("pattern", { id: "open", width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
       s("line", { class: "hatch", x1: 0, x2: 0, y1: 0, y2: 6 }))));
   columns.forEach((name, index) => {
     const x = left + index * wide + wide / 2;
-    svg.append(s("text", { class: "label", "font-size": TEXT, transform: `translate(${x},${top - 8}) rotate(-40)` }, s("title", null, name), clip(name, 26)));
+    svg.append(s("text", { class: "label", "font-size": TEXT, transform: `translate(${x},${top - 8}) rotate(-40)` }, s("title", null, name), clip(name, 30)));
   });
   rows.forEach((row, down) => {
     const y = top + down * high;
-    svg.append(mark(row.href, row.name, label(left - 8, y + 16, clip(row.name, 26), { anchor: "end" })));
+    svg.append(mark(row.href, row.name, label(left - 8, y + 17, clip(row.name, letters), { anchor: "end" })));
     columns.forEach((name, across) => {
       const found = cellOf(row, across);
       const x = left + across * wide;
-      if (!found) return svg.append(label(x + wide / 2, y + 16, "·", { anchor: "middle", kind: "tick" }));
-      svg.append(s("g", { "data-says": found.says }, s("title", null, found.says),
+      if (!found) return svg.append(told(`${isolated(row.name)}, ${name}: was not asked`, label(x + wide / 2, y + 17, "·", { anchor: "middle", kind: "tick" })));
+      svg.append(told(found.says,
         s("rect", { class: `cell ${found.level}`, x: x + 1, y: y + 1, width: wide - 2, height: high - 2 }),
         found.verdict === "INCONCLUSIVE" ? s("rect", { fill: "url(#open)", x: x + 1, y: y + 1, width: wide - 2, height: high - 2 }) : null,
         found.verdict === "FAIL" ? s("rect", { class: "breach", x: x + 2, y: y + 2, width: wide - 4, height: high - 4 }) : null,
-        label(x + wide / 2, y + 16, found.words, { anchor: "middle", kind: "value" })));
+        label(x + wide / 2, y + 17, found.words, { anchor: "middle", kind: found.verdict === "INCONCLUSIVE" ? "value on-hatch" : "value" })));
     });
   });
   return svg;
@@ -173,7 +197,7 @@ function overReleases({ width, points, y }) {
     svg.append(s("line", { class: tick === 0 ? "zero" : "grid", x1: left, x2: width - right, y1: atY(tick), y2: atY(tick) }),
       label(left - 6, atY(tick) + 4, short(tick), { anchor: "end", kind: "tick" }));
   }
-  svg.append(label(4, 14, y, { kind: "axis" }));
+  svg.append(label(4, 14, y, { kind: "axis" }), label(width - right, height - 8, "release", { anchor: "end", kind: "axis" }));
   const drawn = points.map((one, index) => [one, index]).filter(([one]) => real(one.delta));
   svg.append(line(drawn.map(([one, index]) => [atX(index), atY(one.delta)]), "path"));
   const every = Math.ceil(70 / step);

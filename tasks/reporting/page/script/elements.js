@@ -45,6 +45,10 @@ function prose(text) {
   return h("div", null, box, rest);
 }
 
+/** A name among other words of one line: its direction of writing, and what it overrides, ends with it. */
+const named = (text) => h("bdi", null, text);
+const isolated = (text) => `\u2068${text}\u2069`; // the same where there are no elements
+
 const missing = () => h("span", { class: "missing", title: "not recorded" }, "–");
 
 /** Say something to everybody, screen readers included, for a moment. */

@@ -1,11 +1,11 @@
 // A chart stands in a figure with its question, a line that reads out the mark one points at, and buttons: save as SVG
-// or PNG, copy its data, link to it alone. Marks are links; the arrow keys walk over them.
+// or PNG, copy its data, link to it alone. The arrow keys walk over marks.
 
 const KEPT_STYLES = ["fill", "stroke", "stroke-width", "stroke-dasharray", "stroke-linecap", "fill-opacity", "opacity",
   "font-family", "font-size", "font-weight", "text-anchor", "dominant-baseline"];
 
 /** `draw(width)` gives an <svg>; `data` the lines of a table, the headings first. */
-function figure({ id, title, question, draw, data, note = null, widest = 980 }) {
+function figure({ id, title, question, draw, data, note = null, widest = 1272 }) {
   const reading = h("p", { class: "reading", "aria-live": "polite" }, note ?? "");
   const canvas = h("div", { class: "scroll canvas" });
   const made = h("figure", { id: `chart-${id}`, class: "chart" },
@@ -27,16 +27,20 @@ function figure({ id, title, question, draw, data, note = null, widest = 980 }) 
     const svg = draw(Math.max(300, Math.min(widest, canvas.clientWidth || 300)));
     svg.setAttribute("role", "group");
     svg.setAttribute("aria-label", title);
-    const marks = svg.querySelectorAll("a");
-    marks.forEach((mark, index) => mark.setAttribute("tabindex", index ? "-1" : "0"));
+    svg.querySelectorAll("[data-says]").forEach((mark, index) => {
+      mark.setAttribute("tabindex", index ? "-1" : "0");
+      mark.setAttribute("aria-label", mark.dataset.says);
+      if (mark.localName !== "a") mark.setAttribute("role", "img");
+    });
     canvas.replaceChildren(svg);
   };
   return made;
 }
 
 function walk(event) {
-  const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
-  const marks = [...event.currentTarget.querySelectorAll("svg a")];
+  const across = Number(event.currentTarget.firstChild?.dataset?.across) || 1; // marks in a row of a grid
+  const step = { ArrowRight: 1, ArrowDown: across, ArrowLeft: -1, ArrowUp: -across }[event.key];
+  const marks = [...event.currentTarget.querySelectorAll("svg [data-says]")];
   const here = marks.indexOf(document.activeElement);
   if (!step || here < 0) return;
   event.preventDefault();

@@ -6,6 +6,12 @@ const FILTERS = [
   { key: "data", label: "Data", of: (row) => row.data_source },
   { key: "method", label: "Method", of: (row) => methodOf(row) },
 ];
+/** [verdict, how many], those of a verdict first. */
+function tally(rows) {
+  const found = new Map([...Object.keys(MARKS).map((verdict) => [verdict, 0])]);
+  for (const row of rows) found.set(row.verdict ?? row.status, (found.get(row.verdict ?? row.status) ?? 0) + 1);
+  return [...found].filter(([, times]) => times);
+}
 const methodOf = (row) => (row.precision === "nf4" && row.method !== "qlora" ? `${row.method}, 4 bit` : row.method);
 
 /** The bar of filters above `draw(rows)`, which is called anew with what is left. */
@@ -22,7 +28,8 @@ function filtered(rows, query, draw) {
       (values.newest !== "1" || row.newest) &&
       ((from === -Infinity && until === Infinity) || (row.time >= from && row.time <= until)) &&
       wanted.every((word) => row.words.includes(word)));
-    left.textContent = kept.length === rows.length ? `${count(rows.length)} adapters` : `${count(kept.length)} of ${count(rows.length)} adapters`;
+    left.replaceChildren(`${kept.length === rows.length ? "" : `${count(kept.length)} of `}${counted(rows.length, "adapter")}`,
+      ...tally(kept).map(([verdict, times]) => h("span", null, h("strong", null, count(times)), " ", verdictMark(verdict))));
     draw(kept);
   }
   function set(key, value) {

@@ -86,6 +86,20 @@ try {
 } catch {
   paint("auto");
 }
+
+// Only a page that tunefleet serves on this machine asks, now and then, whether it was built anew.
+const newer = document.getElementById("newer");
+function watch() {
+  if (document.hidden) return setTimeout(watch, 1000 * SITE.watch);
+  arrived.set("now", (made) => (made === SITE.made ? setTimeout(watch, 1000 * SITE.watch) : tell("The results have changed.", "Show them")));
+  const asked = h("script", { src: `now.js?${Date.now()}`, load: () => asked.remove(), error: () => tell("The server has ended; this is how things stood.", "Ask again") });
+  document.head.append(asked);
+}
+function tell(words, button) {
+  newer.replaceChildren(words, " ", h("button", { type: "button", class: "quiet", click: () => location.reload() }, button));
+}
+if (SITE.watch && location.protocol === "http:" && ["127.0.0.1", "localhost"].includes(location.hostname)) setTimeout(watch, 1000 * SITE.watch);
+
 document.getElementById("made").replaceChildren(when(SITE.made));
 document.getElementById("zone").textContent = `Times in ${Intl.DateTimeFormat().resolvedOptions().timeZone ?? ZONE_NAME}.`;
 show();

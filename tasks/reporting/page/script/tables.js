@@ -1,5 +1,6 @@
 // Tables: a button in each heading sorts, missing values go last either way, and all rows copy as TSV.
-// A column is {label, value(row), cell(row)?, number?, text(row)?}: `value` sorts, and copies unless `text` is given.
+// A column is {label, value(row), cell(row)?, number?, text(row)?, kind?, hint?}: `value` sorts, and copies unless `text` is
+// given; what a label cannot say stands under the table.
 
 const PAGE = 100; // rows drawn at once
 
@@ -9,7 +10,7 @@ function table({ caption, columns, rows, sorted = null, empty = "nothing here" }
   const body = h("tbody");
   const more = h("button", { type: "button", class: "quiet", click: () => ((shown += PAGE * 5), draw()) });
   const headings = columns.map((column, index) =>
-    h("th", { scope: "col", class: column.number ? "number" : null },
+    h("th", { scope: "col", class: column.number ? "number" : (column.kind ?? null) },
       h("button", { type: "button", click: () => {
         order = { index, down: order?.index === index ? !order.down : Boolean(column.number) };
         draw();
@@ -37,8 +38,9 @@ function table({ caption, columns, rows, sorted = null, empty = "nothing here" }
     const all = inOrder();
     body.replaceChildren(...all.slice(0, shown).map((row) =>
       h("tr", null, columns.map((column, index) => {
-        const content = column.cell ? column.cell(row) : (column.value(row) ?? missing());
-        return h(index ? "td" : "th", { scope: index ? null : "row", class: column.number ? "number" : null, "data-label": column.label }, content);
+        const value = column.cell ? column.cell(row) : column.value(row);
+        const content = value === null || value === undefined || value === "" ? missing() : value;
+        return h(index ? "td" : "th", { scope: index ? null : "row", class: column.number ? "number" : (column.kind ?? null), "data-label": column.label }, content);
       }))));
     if (!all.length) body.append(h("tr", null, h("td", { colspan: columns.length, class: "missing" }, empty)));
     more.hidden = all.length <= shown;
@@ -51,6 +53,7 @@ function table({ caption, columns, rows, sorted = null, empty = "nothing here" }
   return h("div", { class: "table" },
     h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
       h("table", null, h("caption", null, caption), h("thead", null, h("tr", null, headings)), body)),
+    columns.some((column) => column.hint) ? h("p", { class: "hints" }, columns.filter((column) => column.hint).map((column) => [h("b", null, column.label), `: ${column.hint}. `])) : null,
     h("div", { class: "tools" }, more,
       h("button", { type: "button", class: "quiet", click: () => copy(tsv(), `${count(rows.length)} rows copied as TSV`) }, "Copy as TSV")));
 }

@@ -8,7 +8,7 @@ async function viewAdapter(main, { rest }) {
   const one = await details(row);
   const others = rows.filter((other) => other.name === row.name && other !== row);
   fill(main,
-    h("h2", null, row.name, " ", verdictMark(one.verdict ?? one.status)),
+    h("h2", null, named(row.name), " ", verdictMark(one.verdict ?? one.status)),
     h("p", { class: "question" }, "How was it trained, what did it learn, what did it forget, and which answers changed?"),
     h("p", null, "run ", one.run_id, ", ", when(one.started), " · ", h("a", { href: historyHref(row.name) }, "its releases"),
       others.length ? [" · other runs: ", others.slice(0, 8).map((other) => [h("a", { href: adapterHref(other) }, other.run_id), " "])] : null),
@@ -37,7 +37,7 @@ function facts(one) {
     ["Win rate", one.win_rate ? `${digits(100 * one.win_rate.win_rate, 1)} % (${digits(100 * one.win_rate.ci_low, 1)} to ${digits(100 * one.win_rate.ci_high, 1)}), n ${count(one.win_rate.n)}, judge ${one.win_rate.judge}` : null],
   ].filter(([, words]) => words);
   return h("section", null, h("dl", { class: "facts" }, pairs.map(([name, words]) => h("div", null, h("dt", null, name), h("dd", { dir: "auto" }, words)))),
-    one.uris ? h("div", null, placesList(one)) : null);
+    one.uris ? placesList(one, "places inline") : null);
 }
 
 function tasksOf(one) {
@@ -50,13 +50,14 @@ function tasksOf(one) {
   if (!tasks.length) return [h("p", { class: "missing" }, "No task was judged.")];
   const confidence = real(one.alpha) ? `${short(100 * (1 - 2 * one.alpha))} %` : "";
   const units = [...new Set(tasks.map((task) => task.unit))];
-  const charts = units.map((unit) => {
+  const charts = units.map((unit, index) => {
     const of = tasks.filter((task) => task.unit === unit);
     const { times } = unitOf(unit);
     const scaled = (value) => (real(value) ? value * times : null);
     return figure({
-      id: `tasks-${unit}`, title: `Difference to the base, ${unit}`, question: "More is better. The interval of a general task has to stand right of its margin (the bar); that of a target right of the gain that was asked for.",
-      draw: (width) => intervals({ width, x: `${unit} (${confidence} intervals)`, rows: of.map((task) => ({ name: `${task.task} (n ${task.n})`, verdict: task.verdict, says: taskSays(task),
+      id: `tasks-${unit}`, title: `Difference to the base, ${unit}`, note: "Point at a line, or walk with the arrow keys.",
+      question: index ? null : "More is better. The interval of a general task has to stand right of its margin (the dashed bar), that of a target right of the gain that was asked for.",
+      draw: (width) => intervals({ width, x: `${unit} (${confidence} intervals)`, rows: of.map((task) => ({ name: task.task, n: task.n, verdict: task.verdict, says: taskSays(task),
         delta: scaled(task.delta), low: scaled(task.low), high: scaled(task.high), margin: scaled(task.margin) })) }),
       data: () => [["task", "role", `difference (${unit})`, "low", "high", "margin", "n", "verdict"], ...of.map((task) => [task.task, task.role, scaled(task.delta), scaled(task.low), scaled(task.high), scaled(task.margin), task.n, task.verdict])],
     });
@@ -67,31 +68,39 @@ function tasksOf(one) {
     { label: "Base", number: true, value: (task) => task.base, cell: (task) => score(task.base, task.unit) },
     { label: "Adapter", number: true, value: (task) => task.adapter, cell: (task) => score(task.adapter, task.unit) },
     { label: "Difference", number: true, value: (task) => task.delta, cell: (task) => h("div", null, h("strong", null, change(task.delta, task.unit)), ` ${task.unit}`, h("small", null, `${change(task.low, task.unit)} to ${change(task.high, task.unit)}`)) },
-    { label: "Margin", number: true, value: (task) => task.margin, cell: (task) => change(task.margin, task.unit) },
-    { label: "Lost / gained", number: true, value: (task) => task.lost, cell: (task) => (real(task.lost) ? `${count(task.lost)} / ${count(task.gained)}` : "–") },
-    { label: "p after Holm", number: true, value: (task) => task.p_value_adjusted ?? task.p_value, cell: (task) => probability(task.p_value_adjusted ?? task.p_value) },
-    { label: "KL, nats", number: true, value: (task) => task.kl, cell: (task) => short(task.kl) },
+    { label: "Margin", number: true, hint: "the gain a target had to reach, or the loss a general task was allowed", value: (task) => task.margin, cell: (task) => change(task.margin, task.unit) },
+    { label: "Lost / gained", number: true, hint: "documents that only the base got right, and that only the adapter did", value: (task) => task.lost, cell: (task) => (real(task.lost) && task.kind !== "graded" ? `${count(task.lost)} / ${count(task.gained)}` : "–") },
+    { label: "p after Holm", number: true, hint: "probability of such figures if what the verdict says were false (of an open one, if PASS were), corrected for all tests of the run", value: probabilityOf, cell: (task) => probability(probabilityOf(task)) },
+    { label: "KL, nats", number: true, hint: "Kullback-Leibler divergence of the adapter's answers from the base's, per token", value: (task) => task.kl, cell: (task) => short(task.kl) },
     { label: "Verdict", value: (task) => task.verdict, cell: (task) => h("div", null, verdictMark(task.verdict), h("small", { dir: "auto" }, task.verdict === "INCONCLUSIVE" && task.needed > task.n ? `needs about ${count(task.needed)} documents` : "")) },
     { label: "Why", value: (task) => task.reason, cell: (task) => h("small", { class: "why", dir: "auto" }, task.reason) },
   ] }))];
 }
 
-const taskSays = (task) => `${task.task}: ${measured(task)}, margin ${change(task.margin, task.unit)}: ${task.verdict}`;
+const probabilityOf = (task) => (task.verdict === "FAIL" ? (task.p_breach_adjusted ?? task.p_breach) : (task.p_value_adjusted ?? task.p_value));
+const taskSays = (task) => `${isolated(task.task)}: ${measured(task)}, margin ${change(task.margin, task.unit)}: ${task.verdict}`;
 
 const CURVES = [
   ["loss", "Loss", "nats per token", [["train", "loss"], ["validation", "validation_loss"]]],
-  ["learning-rate", "Learning rate", "per step", [["learning rate", "learning_rate"]]],
+  ["speed", "Speed", "tokens per second", [["speed", "tokens_per_second"]], { fromZero: true }],
+  ["memory", "Memory", "GB", [["memory", "memory_bytes"]], { fromZero: true, times: 1e-9 }],
+  ["learning-rate", "Learning rate", "per step", [["learning rate", "learning_rate"]], { fromZero: true }],
   ["gradient", "Gradient norm", "norm", [["gradient norm", "grad_norm"]]],
 ];
 
+const CURVE_NOTES = {
+  loss: (one, curve) => `n ${counted(curve.filter((at) => real(at.loss)).length, "logged step")}${one.rows_validation ? `; validation over ${counted(one.rows_validation, "row")}` : ""}`,
+  memory: (one) => (one.device === "cpu" ? "of the process" : "of the device, the most so far"),
+};
+
 function trainingOf(one) {
   const curve = one.curve ?? [];
-  const charts = CURVES.map(([id, title, y, series]) => {
-    const drawn = series.map(([name, key]) => ({ name, points: curve.filter((at) => real(at[key])).map((at) => [at.step, at[key]]) }));
+  const charts = CURVES.map(([id, title, y, series, { fromZero = false, times = 1 } = {}]) => {
+    const drawn = series.map(([name, key]) => ({ name, points: curve.filter((at) => real(at[key])).map((at) => [at.step, times * at[key]]) }));
     if (drawn.every(({ points }) => points.length < 2)) return null;
-    return figure({ id, title, question: null, note: `${count(curve.length)} logged steps; validation over ${count(one.rows_validation)} rows`.replace(/; validation over (0|–) rows/, ""),
-      draw: (width) => curves({ width: Math.min(width, 700), series: drawn, x: "optimizer step", y }),
-      data: () => [["step", ...series.map(([name]) => `${name} (${y})`)], ...curve.map((at) => [at.step, ...series.map(([, key]) => at[key])])] });
+    return figure({ id, title, question: null, note: CURVE_NOTES[id]?.(one, curve) ?? `n ${counted(drawn[0].points.length, "logged step")}`,
+      draw: (width) => curves({ width: Math.min(width, 700), series: drawn, x: "optimizer step", y, fromZero }),
+      data: () => [["step", ...series.map(([name]) => `${name} (${y})`)], ...curve.map((at) => [at.step, ...series.map(([, key]) => (real(at[key]) ? times * at[key] : null))])] });
   }).filter(Boolean);
   if (!charts.length) return [];
   return [h("section", null, h("h3", null, "Training"), h("div", { class: "charts" }, charts))];
@@ -99,7 +108,7 @@ function trainingOf(one) {
 
 /** Prompt, LoRA, QLoRA, full: whatever answers the same data on the same base. */
 function methodsOf(row, rows, one) {
-  const same = rows.filter((other) => other.data_source === row.data_source && other.base_model === row.base_model && other.newest);
+  const same = rows.filter((other) => other.rivals === row.rivals && other.newest);
   if (!same.includes(row)) same.unshift(row);
   const compared = (one.comparisons ?? []).length ? table({ caption: "Trained against prompted, on the same documents", rows: one.comparisons, columns: [
     { label: "Over", value: (each) => each.over }, { label: "Task", value: (each) => each.task }, { label: "n", number: true, value: (each) => each.n },
@@ -130,7 +139,7 @@ function cureOf(one) {
 
 function sampleOf(one) {
   if (!one.rows_sample?.length) return null;
-  return h("section", null, h("h3", null, "Training rows"), h("p", { class: "question" }, `The first ${one.rows_sample.length} of ${count(one.rows_train)} rows; what was trained on is marked ▸.`),
+  return h("section", null, h("h3", null, "Training rows"), h("p", { class: "question" }, `${one.rows_sample.length} of ${counted(one.rows_train, "row")}, the first; what was trained on is marked ▸.`),
     one.rows_sample.map((row) => h("dl", { class: "conversation" }, row.parts.map((part) => h("div", { class: part.trained ? "trained" : null },
       h("dt", null, part.trained ? "▸ " : "", part.role), h("dd", null, prose(part.text)))))));
 }

@@ -37,14 +37,19 @@ function heatFigure(rows, tasks, of) {
     const [gain, low, high, n, margin, verdict] = found;
     const { unit } = tasks[across];
     return { gain, n, verdict, words: change(gain, unit), level: level(gain / margin),
-      says: `${row.name}, ${names[across]}: ${measured({ delta: gain, low, high, n, unit })}, margin ${change(-margin, unit)}, ${verdict}` };
+      says: `${isolated(row.name)}, ${names[across]}: ${measured({ delta: gain, low, high, n, unit })}, margin ${change(-margin, unit)}, ${verdict}` };
   };
+  const columns = tasks.map((one, across) => {
+    const ns = rows.map((row) => cellOf(row, across)?.n).filter(real);
+    const [least, most] = extent(ns);
+    return `${one.task}${one.unit === "points" ? "" : ` (${one.unit})`}${ns.length ? `, n ${least === most ? count(most) : `${count(least)}–${count(most)}`}` : ""}`;
+  });
   const shown = rows.map((row) => ({ ...row, href: adapterHref(row) }));
   const original = new Map(shown.map((row, index) => [row, rows[index]]));
   return figure({
     id: "heat", title: "Adapters by general tasks", question: null,
-    note: "Points, unless a task says nats. Hatched: inconclusive. Framed: FAIL. Colour: the share of the margin that was lost (orange) or gained (blue); · was not asked.",
-    widest: 1320, draw: (width) => heat({ width, rows: shown, columns: tasks.map((one) => (one.unit === "points" ? one.task : `${one.task} (${one.unit})`)), cellOf: (row, across) => cellOf(original.get(row), across) }),
+    note: "Points, unless a task says nats per token; n counts documents. Hatched: inconclusive. Framed: FAIL. Colour: lost (orange) or gained (blue), of the margin less than half, less than all, or more; · was not asked.",
+    draw: (width) => heat({ width, rows: shown, columns, cellOf: (row, across) => cellOf(original.get(row), across) }),
     data: () => [["adapter", ...tasks.map((one) => `${one.task} (${one.unit})`)],
       ...rows.map((row) => [idOf(row), ...tasks.map((one, across) => (real(cellOf(row, across)?.gain) ? cellOf(row, across).gain * unitOf(one.unit).times : null))])],
   });

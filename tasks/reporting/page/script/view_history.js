@@ -3,7 +3,7 @@
 async function viewHistory(main, { rest, query }) {
   const { names } = await need("history");
   const known = Object.keys(names);
-  fill(main, h("h2", null, "History", rest ? ` of ${rest}` : ""), h("p", { class: "question" }, "How did a metric move over the releases of one adapter?"));
+  fill(main, h("h2", null, "History", rest ? [" of ", named(rest)] : ""), h("p", { class: "question" }, "How did a metric move over the releases of one adapter?"));
   if (!rest || !Object.hasOwn(names, rest)) {
     fill(main, h("p", { class: "missing" }, rest ? `${rest} was never released.` : known.length ? "" : "Nothing was released yet."),
       table({ caption: "Released adapters", rows: known.map((name) => ({ name, ...names[name] })), empty: "nothing was released yet", columns: [
@@ -27,9 +27,10 @@ async function viewHistory(main, { rest, query }) {
       const found = release.tasks.find((one) => one.task === name) ?? {};
       return { name: `v${release.number}`, delta: scaled(found.gain), low: scaled(found.gain_low), high: scaled(found.gain_high), n: found.n, verdict: found.verdict,
         margin: real(found.margin) ? scaled(found.role === "target" ? found.margin : -found.margin) : null, href: adapterHref({ name: rest, run_id: release.run_id }),
-        says: `${release.release}, ${moment(release.created)}: ${measured({ delta: found.gain, low: found.gain_low, high: found.gain_high, n: found.n, unit: task.unit })}, ${found.verdict ?? "not judged"}` };
+        says: `${isolated(release.release)}, ${moment(release.created)}: ${measured({ delta: found.gain, low: found.gain_low, high: found.gain_high, n: found.n, unit: task.unit })}, ${found.verdict ?? "not judged"}` };
     });
     chart.replaceChildren(figure({ id: "history", title: `${name}: gain over the base`, question: "The dashed line is the gate's margin: what a target had to gain, or a general task was allowed to lose.",
+      note: `n ${[...new Set(points.map((one) => one.n).filter(real))].map(count).join(", ")} documents. Point at a mark, or walk with the arrow keys.`,
       draw: (width) => overReleases({ width, points, y: `${task.unit}, more is better` }),
       data: () => [["release", `gain (${task.unit})`, "low", "high", "margin", "n", "verdict"], ...points.map((one) => [one.name, one.delta, one.low, one.high, one.margin, one.n, one.verdict])] }));
     redrawCharts();
@@ -47,6 +48,6 @@ async function viewHistory(main, { rest, query }) {
     { label: "Verdict", value: (one) => one.verdict, cell: (one) => verdictMark(one.verdict) },
     { label: "Channels", value: (one) => (one.channels ?? []).join(", ") },
     { label: "Override", value: (one) => one.override },
-    { label: "Published", value: (one) => (one.published ?? []).join(" "), cell: (one) => h("ul", { class: "places" }, (one.published ?? []).map((uri) => h("li", null, place(uri)))) },
+    { label: "Published", value: (one) => (one.published ?? []).join(" "), cell: (one) => (one.published?.length ? h("ul", { class: "places" }, one.published.map((uri) => h("li", null, place(uri)))) : missing()) },
   ] }));
 }

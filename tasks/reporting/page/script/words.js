@@ -4,6 +4,7 @@
 const real = (value) => typeof value === "number" && Number.isFinite(value);
 const digits = (value, places) => value.toLocaleString(undefined, { minimumFractionDigits: places, maximumFractionDigits: places });
 const count = (value) => (real(value) ? value.toLocaleString() : "–");
+const counted = (value, noun) => `${count(value)} ${noun}${value === 1 ? "" : "s"}`;
 const signed = (value, places) => {
   const rounded = Number(value.toFixed(places)); // no minus before a zero
   return (rounded > 0 ? "+" : rounded < 0 ? "−" : "") + digits(Math.abs(rounded), places);
