@@ -1,15 +1,16 @@
 """Build the dashboard of a store: by hand, or as a deployment after every fleet."""
 
 from prefect import flow, get_run_logger
-from prefect.artifacts import create_link_artifact
 
 from infra.settings import default_store
 from infra.storage import Store
+from tasks.operations.notices import on_crashed, on_failure
 from tasks.reporting.dashboard import build_dashboard as build
+from tasks.reporting.prefect_artifacts import as_url, dashboard_link, leave_dashboard_link
 from tasks.reporting.results import fill_in
 
 
-@flow(name="build-dashboard")
+@flow(name="build-dashboard", on_failure=[on_failure], on_crashed=[on_crashed])
 def build_dashboard(store: str | None = None, output: str | None = None, single_file: bool | None = None) -> str:
     """The page's place, in the store if `output` names no other; runs that left no results yet are read anew."""
     log = get_run_logger()
@@ -18,5 +19,6 @@ def build_dashboard(store: str | None = None, output: str | None = None, single_
     built = build(opened, output, single_file=single_file)
     for warning in built.warnings:
         log.warning("%s", warning)
-    create_link_artifact(link=built.page, link_text=f"dashboard of {built.adapters} adapters", key="dashboard")
+    link = as_url(built.page) if output else dashboard_link(opened.root)
+    leave_dashboard_link(link, built.adapters, log.warning)
     return built.page

@@ -10,7 +10,18 @@ from collections.abc import Callable
 
 import cyclopts
 
-from flows.commands import deployments, exporting, merging, operations, publishing, recipes, releases, results, serving
+from flows.commands import (
+    dashboards,
+    deployments,
+    exporting,
+    merging,
+    operations,
+    publishing,
+    recipes,
+    releases,
+    results,
+    serving,
+)
 from infra.errors import RequestError, TunefleetError
 
 app = cyclopts.App(
@@ -23,7 +34,10 @@ VERBS: dict[str, dict[str, Callable[..., int]]] = {
         **{"run": recipes.run, "validate": recipes.validate, "preview": recipes.preview, "plan": recipes.plan},
         **{"init": recipes.init, "schema": recipes.schema},
     },
-    "Results": {"flips": results.flips, "compare": serving.compare, "chat": serving.chat},
+    "Results": {
+        **{"dashboard": dashboards.dashboard, "flips": results.flips},
+        **{"compare": serving.compare, "chat": serving.chat},
+    },
     "Releases": {
         **{"publish": publishing.publish, "list": releases.list_releases, "show": releases.show_release},
         **{"promote": releases.promote_release, "rollback": releases.rollback_release},

@@ -20,6 +20,7 @@ from tasks.artifacts import AdapterOutcome, StageResult, quantization_of
 from tasks.exporting.task import export_gguf
 from tasks.forgetting.task import gate
 from tasks.merging.task import merge
+from tasks.operations.dashboards import ask_for_dashboard
 from tasks.operations.notices import on_crashed, on_failure
 from tasks.publishing.destinations import sent_of
 from tasks.publishing.task import check, check_space, publish, read_channels
@@ -85,6 +86,7 @@ def publish_adapters(
         ],
     }
     here.store.write_json(f"runs/{here.run_id}/published.json", answer)
+    ask_for_dashboard(here.store_uri)
     return answer
 
 

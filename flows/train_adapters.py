@@ -19,6 +19,7 @@ from tasks.forgetting.fleet import judge_members
 from tasks.gathering import Stopwatch, all_results
 from tasks.ingestion.task import import_base, ingest
 from tasks.judging.fleet import win_rates
+from tasks.operations.dashboards import ask_for_dashboard
 from tasks.operations.notices import on_crashed, on_failure, tell_of
 from tasks.packs.sending import check_workers
 from tasks.packs.training import train_all
@@ -105,4 +106,5 @@ def train_adapters(
         timings=watch,
     )
     tell_of(summary)
+    ask_for_dashboard(run.store_uri)
     return summary

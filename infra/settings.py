@@ -1,7 +1,8 @@
 """Where this machine keeps things: read from the environment when asked, never at import.
 
-TUNEFLEET_STORE   the store's root, a folder or s3://bucket/prefix (default: .tunefleet in the current folder)
-TUNEFLEET_CACHE   local copies and scratch of a remote store (default: ~/.cache/tunefleet)
+TUNEFLEET_STORE          the store's root, a folder or s3://bucket/prefix (default: .tunefleet in the current folder)
+TUNEFLEET_CACHE          local copies and scratch of a remote store (default: ~/.cache/tunefleet)
+TUNEFLEET_DASHBOARD_URL  where people open the dashboard of the store above (default: the file in the store)
 """
 
 import os
@@ -16,6 +17,11 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 def default_store() -> str:
     return os.environ.get("TUNEFLEET_STORE") or ".tunefleet"
+
+
+def dashboard_url() -> str | None:
+    """The address of the default store's dashboard, if somebody gave one."""
+    return os.environ.get("TUNEFLEET_DASHBOARD_URL") or None
 
 
 def cache_folder() -> Path:

@@ -40,6 +40,8 @@ def dashboard(
         serve_dashboard(opened, output, single_file=single_file, port=port)
         return 0
     built = rebuild(opened, output, single_file=single_file)
+    for warning in built.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     beside = f", {built.files} data files beside it" if built.files else ""
     print(f"{built.adapters} adapters, {built.size / 1e6:.1f} MB{beside}", file=sys.stderr)
     print(built.page)

@@ -41,7 +41,7 @@ from tasks.operations.notices import BLOCK, TELL, Place, find_places
 TAG = "tunefleet"
 HEARTBEAT = timedelta(seconds=30)  # the shortest that Prefect takes
 HEARTBEATS = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": f"{HEARTBEAT.seconds}"}  # for job_variables.env
-RETRIED = ("train-adapters",)  # flows that nobody else starts again
+RETRIED = ("train-adapters", "build-dashboard")  # flows that nobody else starts again
 PACKS = ("train-pack", "evaluate-adapters")  # a run sent them and waits for them: it sends again, and tells
 
 SILENT = "tunefleet: silent runs are crashed"

@@ -195,7 +195,9 @@ def _of_run(what: str, flow: Any, flow_run: Any, state: Any) -> str:
 
 
 def _asked_for(parameters: Mapping[str, Any]) -> str:
-    """What train-adapters trains, or the finished run whose adapters publish-adapters releases."""
+    """What train-adapters trains, whose adapters publish-adapters releases, or what build-dashboard shows."""
+    if "output" in parameters:
+        return f"store {parameters.get('store') or 'of its worker'}"
     if "run" in parameters:
         return f"adapters of run {parameters['run']}"
     recipe = parameters.get("recipe")

@@ -1,22 +1,40 @@
-"""What a run leaves in Prefect's UI: a table with one row an adapter, and a link to its summary.
+"""What a run leaves in Prefect's UI: a table with one row an adapter, a picture of it, links to summary and dashboard.
 
-The keys are the recipe's, so that the UI shows how its runs went one after another.
+The keys are the recipe's, so that the UI shows how its runs went one after another. The picture travels as a data: URL:
+both of Prefect's UIs hand it to an <img>, which runs no script and asks nobody for anything, so that it shows wherever
+the store is. In Markdown the newer one drops such URLs, and links that are neither http(s) nor mail.
 """
 
+import base64
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from prefect.artifacts import create_link_artifact, create_table_artifact
+from prefect.artifacts import create_image_artifact, create_link_artifact, create_table_artifact
 
 from infra.redaction import without_secrets
+from infra.settings import dashboard_url, default_store
+from infra.storage import Store
 from tasks.reporting.figures import change, interval, is_fraction
+from tasks.reporting.headline import target_of, worst_of
+from tasks.reporting.picture import fleet_picture
 
 LONGEST = 400  # characters of an error where it is only shown; the store has it whole
+PICTURED = 30  # adapters; the UI writes the whole data: URL below its picture
+LINKED = 30  # adapters
+
+
+def leave_picture(store: Store, summary: Mapping[str, Any], warn: Callable[..., None]) -> None:
+    """runs/<run-id>/fleet.svg, if it can be had: it only shows what the summary says."""
+    try:
+        store.write(f"runs/{summary['run_id']}/fleet.svg", fleet_picture(summary).encode())
+    except Exception as error:  # noqa: BLE001 - whatever it was, the summary is kept
+        warn("the run's picture is not kept: %s", in_a_line(f"{type(error).__name__}: {error}"))
 
 
 def leave_artifacts(summary: Mapping[str, Any], warn: Callable[..., None]) -> None:
-    """Table and link. They only show what the store has, so nothing that goes wrong with them fails a run."""
+    """They only show what the store has, so nothing that goes wrong with them fails a run."""
     try:
         recipe, run = summary["recipe"]["name"], summary["run_id"]
         create_table_artifact(
@@ -30,8 +48,28 @@ def leave_artifacts(summary: Mapping[str, Any], warn: Callable[..., None]) -> No
             key=artifact_key("summary", recipe),
             description=f"`tunefleet flips {run} --store {summary['store']}` shows the documents that changed.",
         )
+        create_link_artifact(
+            link=dashboard_link(summary["store"], f"/fleet?q={run}"),
+            link_text=f"run {run} on the dashboard",
+            key=artifact_key("dashboard", recipe),
+            description=_adapter_links(summary),
+        )
+        svg = fleet_picture(summary, most=PICTURED)
+        create_image_artifact(
+            image_url=f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}",
+            key=artifact_key("fleet", recipe),
+            description=f"Recipe {recipe}, run {run}. The whole: {summary['store']}/runs/{run}/fleet.svg",
+        )
     except Exception as error:  # noqa: BLE001 - whatever it was, the run is finished and its summary is kept
-        warn("the run's table is not shown in Prefect: %s", in_a_line(f"{type(error).__name__}: {error}"))
+        warn("not all of the run is shown in Prefect: %s", in_a_line(f"{type(error).__name__}: {error}"))
+
+
+def leave_dashboard_link(link: str, adapters: int, warn: Callable[..., None]) -> None:
+    """For the run that built it."""
+    try:
+        create_link_artifact(link=link, link_text=f"dashboard of {adapters} adapters", key="dashboard")
+    except Exception as error:  # noqa: BLE001 - it is built
+        warn("the dashboard is not linked to in Prefect: %s", in_a_line(f"{type(error).__name__}: {error}"))
 
 
 def adapter_row(adapter: Mapping[str, Any]) -> dict[str, str]:
@@ -54,32 +92,41 @@ def in_a_line(text: str) -> str:
 
 def _target(adapter: Mapping[str, Any]) -> str:
     """The gain on the task that decides, with its interval."""
-    task = next((one for one in adapter["tasks"] if one["role"] == "target" and one["decides"]), None)
-    if task is None:
+    if (task := target_of(adapter)) is None:
         return ""
     fraction = is_fraction(task["metric"])
     return f"{change(task['delta'], fraction)} ({interval(task['ci_low'], task['ci_high'], fraction)})"
 
 
 def _worst(adapter: Mapping[str, Any]) -> str:
-    """The general task that used up most of what it was allowed to drop."""
-    general = [one for one in adapter["tasks"] if one["role"] == "general" and one["decides"]]
-    if not general:
+    if (task := worst_of(adapter)) is None:
         return ""
-    task = max(general, key=_used)
-    fraction = is_fraction(task["metric"])
-    return f"{task['task']} {change(task['delta'], fraction)} ({task['verdict']})"
+    return f"{task['task']} {change(task['delta'], is_fraction(task['metric']))} ({task['verdict']})"
 
 
-def _used(task: Mapping[str, Any]) -> float:
-    """The drop in units of its margin: tasks have different ones, and losses are no fractions."""
-    drop = -task["delta"] if task["higher_is_better"] else task["delta"]
-    return drop / task["margin"] if task["margin"] else drop
+def _adapter_links(summary: Mapping[str, Any]) -> str:
+    """Markdown: the dashboard's view of each adapter."""
+    run, adapters = summary["run_id"], summary["adapters"]
+    names = [one["name"] for one in adapters[:LINKED]]
+    links = [f"[{name}]({dashboard_link(summary['store'], f'/adapter/{name}@{run}')})" for name in names]
+    more = f", and {len(adapters) - len(names)} more" if len(adapters) > len(names) else ""
+    return f"Built after each run, so it may take a minute. Adapters: {', '.join(links)}{more}"
+
+
+def dashboard_link(store: str, view: str = "") -> str:
+    """Where the dashboard of a store opens, at a view of its own (docs/DASHBOARD.md)."""
+    url = dashboard_url()
+    if url is None or store != Store(default_store()).root:  # the address is that of one store
+        url = as_url(f"{store}/dashboard/index.html")
+    return f"{url}#{quote(view, safe='/?=@')}" if view else url
 
 
 def summary_link(summary: Mapping[str, Any]) -> str:
     """A URL of the summary's file, as the store has it: file:// or s3://."""
-    place = f"{summary['store']}/runs/{summary['run_id']}/summary.json"
+    return as_url(f"{summary['store']}/runs/{summary['run_id']}/summary.json")
+
+
+def as_url(place: str) -> str:
     return place if "://" in place else Path(place).absolute().as_uri()
 
 

@@ -1,4 +1,4 @@
-"""Reporting as a Prefect task: summary.json in the store, and what of it Prefect's UI shows."""
+"""Reporting as a Prefect task: summary.json, results and a picture in the store, and what of it Prefect's UI shows."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from tasks.evaluation.records import read_records, scores_by_document
 from tasks.evaluation.scoring import BASE, PROBES, Scores
 from tasks.forgetting.comparison import over_prompting
 from tasks.recipe.schema import Recipe
-from tasks.reporting.prefect_artifacts import leave_artifacts
+from tasks.reporting.prefect_artifacts import leave_artifacts, leave_picture
 from tasks.reporting.results import leave_results
 from tasks.reporting.summary import summarise
 from tasks.reporting.table import PRECISIONS
@@ -58,6 +58,7 @@ def report(
     summary["warnings"] = _warnings(recipe, scores)
     run.store.write_json(f"runs/{run.run_id}/summary.json", summary)
     leave_results(run.store, summary, get_run_logger().warning)
+    leave_picture(run.store, summary, get_run_logger().warning)
     leave_artifacts(summary, get_run_logger().warning)
     return summary
 

@@ -217,9 +217,19 @@ def test_a_fleet_ends_whole_though_a_worker_dies_and_the_api_is_away(cluster: Cl
     assert {kind: count["misses"] for kind, count in scheduled["cache"].items() if count["misses"]} == {}
     assert digests(scheduled) == digests(done)
 
+    def shown() -> bool:
+        try:
+            page = store.fs.cat_file(f"{store.root}/dashboard/index.html")
+        except FileNotFoundError:
+            return False
+        return all(run["run_id"].encode() in page for run in (done, scheduled))
+
+    until("both runs on the dashboard", shown, 180, cluster)
+
     local = {**cluster.env, "TUNEFLEET_STORE": str(tmp_path / "local"), "TMPDIR": str(tmp_path)}
     alone = subprocess.run(
         [*TUNEFLEET, "run", str(recipe), "--json"], env=local, cwd=PROJECT, capture_output=True, text=True, timeout=400
     )
     assert alone.returncode == 0, alone.stderr
     assert digests(json.loads(alone.stdout)) == digests(done)
+    assert f"dashboard: {tmp_path / 'local' / 'dashboard' / 'index.html'}" in alone.stderr.splitlines()

@@ -13,9 +13,9 @@ from tests.flows.recipes import write_tiny_recipe
 DEMO = PROJECT / "deployments" / "recipes" / "demo.yaml"
 
 
-def tunefleet(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+def tunefleet(*words: str | Path, cwd: Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "flows.cli", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=_environment(), timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=_environment(), timeout=timeout)
 
 
 def _environment() -> dict[str, str]:

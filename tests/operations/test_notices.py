@@ -5,6 +5,7 @@ import smtplib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from prefect.client.orchestration import get_client
 from prefect.filesystems import LocalFileSystem
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from infra.errors import RequestError
 from tasks.operations.automations import ensure_automations
 from tasks.operations.notices import BLOCK, find_places, on_crashed, on_failure, tell, tell_of, told
 from tests.operations.conftest import PrefectServer, free_port
@@ -155,6 +157,16 @@ def test_a_release_that_fails_is_told_of_with_the_run_whose_adapters_it_takes(us
         releases("20261123-041700-ab12")
     (notice,) = received
     assert "adapters of run 20261123-041700-ab12" in notice["text"] and "no such bucket" in notice["text"]
+
+
+def test_a_dashboard_that_is_not_built_is_told_of_with_its_store(use_server: PrefectServer, tmp_path: Path) -> None:
+    from flows.build_dashboard import build_dashboard
+
+    (tmp_path / "dashboard").write_text("a file where the folder should be")
+    with http_receiver() as (url, received), saved(Webhook(url=url)), pytest.raises(RequestError):
+        build_dashboard(str(tmp_path))
+    (notice,) = received
+    assert f"store {tmp_path}" in notice["text"] and "is no folder or bucket" in notice["text"]
 
 
 def test_a_crash_is_told_of_once_by_the_run_or_by_the_server(use_server: PrefectServer) -> None:
