@@ -39,7 +39,7 @@ from tasks.reporting.results_rows import started
 
 GOALS = {"build, s": 30.0, "memory, MiB": 1024.0, "page, MB": 5.0, "first view, s": 2.0}
 OPENED = 3  # times
-QUERIES = ("fleet", "tradeoff", "heat_map", "history", "runs", "bench")
+QUERIES = ("fleet", "tradeoff", "heat_map", "history", "bench")
 POINTS = 40  # of a loss curve
 FLIPS = 2  # kept of a task
 WORDS = ("river", "Paris", "seven", "blue", "no", "because", "the", "capital", "of", "winter", "twelve", "<b>", "naïve")

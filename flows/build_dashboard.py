@@ -5,9 +5,8 @@ from prefect import flow, get_run_logger
 from infra.settings import default_store
 from infra.storage import Store
 from tasks.operations.notices import on_crashed, on_failure
-from tasks.reporting.dashboard import build_dashboard as build
+from tasks.reporting.dashboard import rebuild
 from tasks.reporting.prefect_artifacts import as_url, dashboard_link, leave_dashboard_link
-from tasks.reporting.results import fill_in
 
 
 @flow(name="build-dashboard", on_failure=[on_failure], on_crashed=[on_crashed])
@@ -15,10 +14,9 @@ def build_dashboard(store: str | None = None, output: str | None = None, single_
     """The page's place, in the store if `output` names no other; runs that left no results yet are read anew."""
     log = get_run_logger()
     opened = Store(store or default_store())
-    fill_in(opened, log.warning)
-    built = build(opened, output, single_file=single_file)
+    built = rebuild(opened, output, single_file=single_file)
     for warning in built.warnings:
         log.warning("%s", warning)
     link = as_url(built.page) if output else dashboard_link(opened.root)
-    leave_dashboard_link(link, built.adapters, log.warning)
+    leave_dashboard_link(link, f"dashboard of {built.adapters} adapters", log.warning)
     return built.page

@@ -30,6 +30,7 @@ from tasks.registry import channels
 from tasks.registry.inventory import rebased
 from tasks.registry.records import Override, ReleaseRecord, current, register, whoever
 from tasks.reporting.finished import read_run
+from tasks.reporting.prefect_artifacts import artifact_key, dashboard_link, leave_dashboard_link
 from tasks.runs import Run, new_run
 
 
@@ -87,6 +88,13 @@ def publish_adapters(
     }
     here.store.write_json(f"runs/{here.run_id}/published.json", answer)
     ask_for_dashboard(here.store_uri)
+    made_in = summary["run_id"]
+    leave_dashboard_link(
+        dashboard_link(here.store.root, f"/fleet?q={made_in}"),
+        f"adapters of run {made_in} on the dashboard",
+        get_run_logger().warning,
+        key=artifact_key("dashboard", recipe.name),
+    )
     return answer
 
 

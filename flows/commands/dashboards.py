@@ -33,7 +33,8 @@ def dashboard(
         raise RequestError(f"--port is {port}; allowed are 0 to 65535.")
     from infra.settings import default_store
     from infra.storage import Store
-    from tasks.reporting.page.serving import rebuild, serve_dashboard
+    from tasks.reporting.dashboard import rebuild
+    from tasks.reporting.page.serving import serve_dashboard
 
     opened = Store(store or default_store())
     if serve:

@@ -182,7 +182,7 @@ def _load_for_a_look(path: Path, overrides: tuple[str, ...], only: str | None) -
 def _build_dashboard(store: str, stream: TextIO) -> None:
     """Build the store's dashboard and say where it is; the run is finished, whatever comes of it."""
     from infra.storage import Store
-    from tasks.reporting.page.serving import rebuild
+    from tasks.reporting.dashboard import rebuild
 
     try:
         built = rebuild(Store(store), None, single_file=None)

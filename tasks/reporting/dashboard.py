@@ -5,25 +5,25 @@ names, so that a page never reads those of another build; the page itself is wri
 """
 
 import io
-import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from infra.errors import RequestError
 from infra.files import Files
 from infra.hashing import SHORT, digest_stream
+from infra.redaction import without_secrets
 from infra.storage import Store
 from tasks.reporting.page.content import parts_of
-from tasks.reporting.page.shell import data_file, render
+from tasks.reporting.page.data_files import DATA, DataFiles, write
+from tasks.reporting.page.shell import data_file, in_page, render
 from tasks.reporting.queries import open_results
+from tasks.reporting.results import fill_in
 
 FOLDER = "dashboard"
 PAGE = "index.html"
-DATA = "data"
-SMALL = 3_000_000  # characters of JSON that one page may hold; the page has to stay below 5 MB
-OURS = re.compile(r"(fleet|tradeoff|heat|history|bench|adapters)(-\d+)?-[0-9a-f]{12}\.js")
-TYPES = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
+SMALL = 3_000_000  # bytes of JSON that one page may hold; the page has to stay below 5 MB
 TITLE = "Tunefleet results"
 
 
@@ -37,12 +37,18 @@ class Built(NamedTuple):
 
 
 def build_dashboard(
-    store: Store, output: str | None = None, *, single_file: bool | None = None, watch: float | None = None
+    store: Store,
+    output: str | None = None,
+    *,
+    single_file: bool | None = None,
+    watch: float | None = None,
+    told: Sequence[str] = (),
 ) -> Built:
     """Write the dashboard to `output`, a folder or an .html file, local or s3:// (default: <store>/dashboard).
 
     `single_file` keeps all data in the page, or none of it; None decides by their size. A page that is served asks
-    every `watch` seconds whether it was built anew. RequestError if `output` cannot be written.
+    every `watch` seconds whether it was built anew. `told` are warnings from before, for the page's foot. RequestError
+    if `output` cannot be written.
     """
     folder, page = _target(store, output)
     if single_file is None and page != PAGE:
@@ -52,10 +58,18 @@ def build_dashboard(
         rows = results.fleet()
         for name, text in parts_of(results, rows):
             target.add(name, text)
-        warnings = tuple(results.warnings)
+        warnings = tuple(without_secrets(warning) for warning in (*told, *results.warnings))
     made = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     size = target.finish(store.root, warnings, made=made, watch=watch)
+    warnings = (*warnings, *map(without_secrets, target.remove_old()))
     return Built(f"{folder.root}/{page}", made, len(target.files), size, len(rows), warnings)
+
+
+def rebuild(store: Store, output: str | None, *, single_file: bool | None = None) -> Built:
+    """The dashboard as the store stands now, with the runs that had left no results yet."""
+    told: list[str] = []
+    fill_in(store, told.append)
+    return build_dashboard(store, output, single_file=single_file, told=told)
 
 
 def _target(store: Store, output: str | None) -> tuple[Files, str]:
@@ -75,43 +89,45 @@ class _Target:
         self.files: dict[str, str] = {}
         self.beside = single_file is False
         self.size = 0
+        self.data = DataFiles(folder)
 
     def add(self, name: str, text: str) -> None:
-        self.size += len(text)
+        self.size += len(in_page(text))
         if self.single_file is None and self.size > SMALL:
             self.beside = True
         self.kept[name] = text
         if self.beside:
             for one, content in self.kept.items():
                 data = data_file(one, content)
-                self.files[one] = f"{DATA}/{one}-{digest_stream(io.BytesIO(data))[:SHORT]}.js"
-                self._write(self.files[one], data)
+                file = f"{one}-{digest_stream(io.BytesIO(data))[:SHORT]}.js"
+                self.files[one] = f"{DATA}/{file}"
+                with self._told(self.files[one]):
+                    self.data.add(file, data)
             self.kept = {}
 
     def finish(self, store: str, warnings: tuple[str, ...], *, made: str, watch: float | None) -> int:
-        """Write the page, and remove data files of earlier builds; bytes of the page."""
+        """Write the page; its bytes."""
         site: dict[str, Any] = {"made": made, "title": TITLE, "files": self.files, "watch": watch}
         page = render(site, title=TITLE, store=store, warnings=warnings, inlined=self.kept).encode("utf-8", "replace")
-        self._write(self.page, page)
-        if self.page == PAGE:
-            mine = {PurePosixPath(path).name for path in self.files.values()}
-            for name in self.folder.list_names(DATA):
-                if name not in mine and OURS.fullmatch(name):
-                    self.folder.fs.rm_file(f"{self.folder.root}/{DATA}/{name}")
+        with self._told(self.page):
+            self.data.leave(self.page)
+            write(self.folder, self.page, page)
         return len(page)
 
-    def _write(self, path: str, data: bytes) -> None:
-        uri = f"{self.folder.root}/{path}"
+    def remove_old(self) -> list[str]:
+        """Why data files of earlier builds stay, if they have to: the page is there all the same."""
         try:
-            if not self.folder.is_local:  # browsers go by the type that a bucket tells them
-                self.folder.fs.pipe_file(uri, data, ContentType=TYPES[PurePosixPath(path).suffix])
-            elif path == self.page:
-                self.folder.write(path, data)
-            else:  # named by its content, and written anew by each build: no need to wait for the disk
-                Path(uri).parent.mkdir(parents=True, exist_ok=True)
-                Path(uri).write_bytes(data)
+            self.data.remove_old()
+        except Exception as error:  # noqa: BLE001 - an OSError, or whatever a bucket's client raises
+            return [f"old files in {self.folder.root}/{DATA} are not removed: {type(error).__name__}: {error}"]
+        return []
+
+    @contextmanager
+    def _told(self, path: str) -> Iterator[None]:
+        try:
+            yield
         except Exception as error:  # an OSError, or whatever a bucket's client raises
             raise RequestError(
-                f"the dashboard cannot be written to {uri}: {type(error).__name__}: {error}. Give a folder that is "
-                "yours, or s3://bucket/prefix, with --output."
+                f"the dashboard cannot be written to {self.folder.root}/{path}: {type(error).__name__}: {error}. Give "
+                "a folder that is yours, or s3://bucket/prefix, with --output."
             ) from error

@@ -64,11 +64,11 @@ def leave_artifacts(summary: Mapping[str, Any], warn: Callable[..., None]) -> No
         warn("not all of the run is shown in Prefect: %s", in_a_line(f"{type(error).__name__}: {error}"))
 
 
-def leave_dashboard_link(link: str, adapters: int, warn: Callable[..., None]) -> None:
-    """For the run that built it."""
+def leave_dashboard_link(link: str, words: str, warn: Callable[..., None], *, key: str = "dashboard") -> None:
+    """For the run that built it, or changed what it shows."""
     try:
-        create_link_artifact(link=link, link_text=f"dashboard of {adapters} adapters", key="dashboard")
-    except Exception as error:  # noqa: BLE001 - it is built
+        create_link_artifact(link=link, link_text=words, key=key)
+    except Exception as error:  # noqa: BLE001 - what it leads to is there
         warn("the dashboard is not linked to in Prefect: %s", in_a_line(f"{type(error).__name__}: {error}"))
 
 

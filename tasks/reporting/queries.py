@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from infra.storage import Store
 from tasks.reporting.queries_bench import needed_by_task, noise_floor
-from tasks.reporting.queries_details import Piece, details_of, pieces, without_nan
+from tasks.reporting.queries_details import details_of, pieces, without_nan
 from tasks.reporting.queries_files import Files, result_files
 from tasks.reporting.queries_releases import Release, history_of, since_release, standing_releases
-from tasks.reporting.queries_tables import FIGURES, tables
+from tasks.reporting.queries_tables import FIGURES, PLACES, tables
 from tasks.reporting.queries_tradeoff import tradeoff_of
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ ROW = (
     *("trainable_params", "total_params", "adapter_bytes", "device_seconds", "train_seconds", "tokens_per_second"),
     *("peak_memory_bytes", "alpha"),
 )
-PLACES = ("adapter", "merged", "gguf", "verdict", "data", "base")
 DATA = "right(data_place, 12)"  # equal rows have one digest, whatever the adapter is called
 CELL = ("n", "gain", "gain_low", "gain_high", "margin", "used", "verdict")
 
@@ -38,18 +37,29 @@ CELL = ("n", "gain", "gain_low", "gain_high", "margin", "used", "verdict")
 def open_results(store: Store) -> Iterator["Results"]:
     """All results of a store, as they are now."""
     files, warnings = result_files(store)
-    with tables(files, warnings) as connection:
-        yield Results(store, connection, files, warnings)
+    releases = standing_releases(store, warnings)
+    published = [(one.run_id, one.name, one.published[0]) for of in releases.values() for one in of if one.published]
+    with tables(files, warnings, published) as connection:
+        yield Results(store, connection, files, releases, warnings=warnings)
 
 
 class Results:
     """Answers; `warnings` tells the files and releases that were left out."""
 
-    def __init__(self, store: Store, connection: "DuckDBPyConnection", files: Files, warnings: list[str]):
+    def __init__(
+        self,
+        store: Store,
+        connection: "DuckDBPyConnection",
+        files: Files,
+        releases: dict[str, list[Release]],
+        *,
+        warnings: list[str],
+    ):
         self.store = store
-        self._files = files
         self.warnings = warnings
         self._connection = connection
+        self._files = files
+        self._releases = releases
 
     def fleet(self) -> list[Json]:
         """Every adapter of every run, the newest run first."""
@@ -100,56 +110,18 @@ class Results:
                 cells[key].append(value)
         return {"tasks": kinds, "adapters": names, "cells": cells}
 
-    def adapter(self, name: str, run_id: str | None = None) -> Json | None:
-        """All of one adapter, the newest of its name if no run is named; None if there is none."""
-        found = self._rows(
-            "SELECT id, file, run_id, position FROM adapter WHERE name = ? AND if(? IS NULL, newest, run_id = ?)",
-            [name, run_id, run_id],
-        )
-        if not found:
-            return None
-        one = found[0]
-        texts = list(self._details(iter([Piece([Path(one["file"])], one["position"], one["position"])])))
-        if not texts:  # damaged since
-            return None
-        answer = dict(json.loads(texts[0][2]))
-        answer["methods"] = self._rows(
-            f"""SELECT run_id, name, method, precision, verdict, device_seconds, adapter_bytes,
-                target.figure AS target, worst.figure AS worst
-            FROM adapter LEFT JOIN target USING (id) LEFT JOIN worst USING (id)
-            WHERE base_digest = ? AND {DATA} = right(?, 12) ORDER BY run_id DESC, position""",
-            [answer["base_digest"], answer["data_place"]],
-        )
-        answer["releases"] = self.history(name).get(name, [])
-        return answer
-
     def details(self) -> Iterator[tuple[str, str, str]]:
-        """(run_id, name, JSON text of all its columns) of every adapter, file by file."""
+        """(run_id, name, JSON text of all its columns) of every adapter, the oldest run first."""
         found = self._connection.execute(
-            "SELECT file, count(*), max(position) FROM adapter GROUP BY file ORDER BY file DESC"
+            "SELECT file, count(*), max(position) FROM adapter GROUP BY file ORDER BY file"
         ).fetchall()
-        yield from self._details(pieces([(Path(file), count, last) for file, count, last in found], self._files))
+        wanted = pieces([(Path(file), count, last) for file, count, last in found], self._files)
+        yield from details_of(self._connection, wanted, self._files, self.warnings, root=self.store.root)
 
-    def history(self, name: str | None = None) -> dict[str, list[Json]]:
+    def history(self) -> dict[str, list[Json]]:
         """{name: its releases by number, each with what its run measured}."""
-        wanted = self._releases if name is None else {name: self._releases.get(name, [])}
-        keys = [(one.run_id, one.name) for of in wanted.values() for one in of]
-        return history_of(wanted, self._measured(keys))
-
-    def runs(self) -> list[Json]:
-        """Every run, the newest first."""
-        counted = self._rows(
-            """SELECT run_id, any_value(started) AS started, any_value(recipe) AS recipe, count(*) AS adapters,
-                count(*) FILTER (verdict = 'PASS') AS passed, count(*) FILTER (verdict = 'FAIL') AS failed,
-                count(*) FILTER (verdict = 'INCONCLUSIVE') AS inconclusive, count(*) FILTER (status = 'error') AS errors
-            FROM adapter GROUP BY run_id ORDER BY run_id DESC"""
-        )
-        empty: Json = {"store": None, "warnings": [], "timings": [], "cache": [], "gate": None, "probes": []}
-        for one in counted:
-            known = self._runs.get(one["run_id"], {})
-            one.update({key: known.get(key, nothing) for key, nothing in empty.items()})
-            one["summary_uri"] = self._summary(one["run_id"])
-        return counted
+        keys = [(one.run_id, one.name) for of in self._releases.values() for one in of]
+        return history_of(self._releases, self._measured(keys))
 
     def bench(self) -> Json:
         """What the general tasks can see: documents needed, the noise floor, the self-tests."""
@@ -157,24 +129,15 @@ class Results:
             """SELECT base_model, precision, task, task.metric, unit, kind, max(n) AS n, count(DISTINCT id) AS adapters,
                 median((lost + gained) / n) FILTER (task.verdict <> 'FAIL' AND kind = 'right/wrong') AS disagreement,
                 median(sd) FILTER (task.verdict <> 'FAIL') AS sd, median(alpha) AS alpha, median(margin) AS margin
-            FROM task JOIN adapter USING (id) WHERE newest AND role = 'general' AND decides
+            FROM task JOIN adapter USING (id) WHERE newest AND role = 'general' AND decides AND n > 0
             GROUP BY ALL ORDER BY base_model, precision, task"""
         )
-        origin = self._rows("SELECT run_id, started, base_model FROM adapter WHERE position = 0 ORDER BY run_id DESC")
-        tests = [
-            {**one, **test} for one in origin for test in self._runs.get(one["run_id"], {}).get("self_tests") or []
-        ]
+        runs = self._rows(
+            "SELECT run_id, started, base_model, run FROM adapter WHERE run IS NOT NULL ORDER BY run_id DESC, position"
+        )
+        told = [(one, json.loads(without_nan(one.pop("run")))["self_tests"] or []) for one in runs]
+        tests = [{**one, **test} for one, tests in told for test in tests]
         return {"tasks": needed_by_task(tasks), "self_tests": tests, "noise_floor": noise_floor(tests)}
-
-    @cached_property
-    def _releases(self) -> dict[str, list[Release]]:
-        return standing_releases(self.store, self.warnings)
-
-    @cached_property
-    def _runs(self) -> dict[str, Json]:
-        """{run id: what it says of the whole run}."""
-        rows = self._rows("SELECT run_id, run FROM adapter WHERE run IS NOT NULL ORDER BY file")
-        return {row["run_id"]: json.loads(without_nan(row["run"])) for row in rows}
 
     @cached_property
     def _verdicts(self) -> dict[int, dict[str, str]]:
@@ -208,15 +171,9 @@ class Results:
         rows = self._rows("SELECT run_id, name, cure FROM adapter WHERE newest AND cure IS NOT NULL")
         return {(row["run_id"], row["name"]): json.loads(without_nan(row["cure"])) for row in rows}
 
-    def _details(self, wanted: Iterator[Piece]) -> Iterator[tuple[str, str, str]]:
-        yield from details_of(self._connection, wanted, self._files, self.warnings, root=self.store.root)
-
     def _uris(self, places: Json, run_id: str) -> Json:
         uris = {role: f"{self.store.root}/{place}" if place else None for role, place in places.items()}
-        return {**uris, "summary": self._summary(run_id)}
-
-    def _summary(self, run_id: str) -> str:
-        return f"{self.store.root}/runs/{run_id}/summary.json"
+        return {**uris, "summary": f"{self.store.root}/runs/{run_id}/summary.json"}
 
     def _rows(self, sql: str, values: list[Any] | None = None) -> list[Json]:
         found = self._connection.execute(sql, values or [])

@@ -13,8 +13,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from tasks.reporting.queries_damage import fault_of
 from tasks.reporting.queries_files import Files
-from tasks.reporting.queries_tables import CARD, SOURCE, UTC, WORKERS, patterns, turned
+from tasks.reporting.queries_tables import PLACES, SOURCE, UTC, WORKERS, patterns, turned
 from tasks.reporting.results_schema import COLUMNS, TIME, Kind
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 Row = tuple[str, str, str]  # run id, name, all columns as JSON
 AT_ONCE = 64  # rows; as many as a row group of a file has
-PLACES = ("adapter", "merged", "gguf", "verdict", "data", "base")
 NO_NUMBER = ("NaN", "Infinity")
 
 
@@ -92,7 +92,7 @@ def _read(
                 yield from _read(cursor, part, files, warnings, damaged=damaged, root=root)
         elif some[0] not in damaged:
             damaged.add(some[0])
-            warnings.append(f"{files[some[0]].name}: details are left out: {str(error).splitlines()[0]}")
+            warnings.append(f"{files[some[0]].name}: details are left out: {fault_of(error, some[0])}")
         return
     for run_id, name, text in rows:
         yield run_id, name, without_nan(text)
@@ -115,7 +115,7 @@ def _select(there: frozenset[str], root: str) -> str:
     row = ", ".join(f"{name} := {value}" for name, value in fields.items())
     return f"""SELECT run_id, name, to_json(struct_pack({row})) FROM {SOURCE}
         JOIN figured ON filename = figured_file AND position = figured_position
-        WHERE position BETWEEN ? AND ? ORDER BY filename DESC, position"""
+        WHERE position BETWEEN ? AND ? ORDER BY filename, position"""
 
 
 def _value(name: str, kind: Kind) -> str:
@@ -132,7 +132,7 @@ def _uris(root: str, there: frozenset[str]) -> str:
     places = {role: f"{role}_place" for role in PLACES}
     uris = {role: f"'{quoted}/' || {place}" if place in there else "NULL" for role, place in places.items()}
     uris["summary"] = f"'{quoted}/runs/' || run_id || '/summary.json'"
-    uris["card"] = CARD if "published" in there else "NULL"
+    uris["card"] = "figured_card"
     return f"struct_pack({', '.join(f'{role} := {uri}' for role, uri in uris.items())})"
 
 

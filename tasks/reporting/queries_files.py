@@ -7,9 +7,12 @@ types, or one that could not be fetched.
 
 import gc
 import os
+import secrets
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +25,11 @@ from tasks.reporting.results_schema import VERSION, VERSION_KEY, arrow_schema
 SUFFIX = ".parquet"
 TOLD = ("ETag", "etag", "size", "LastModified", "mtime")  # by which a remote file is known to be the same
 REQUESTS = 32  # at once; what counts with a remote store is the wait for each
-ANEW = "delete it, and the dashboard writes it anew if the run's summary is still there"
+ANEW = (
+    "delete it, and the dashboard writes it anew if the run's summary is still there (without the flips, the curve and "
+    "the rows whose artifacts `tunefleet gc` has taken)"
+)
+IN_USE = 3600  # seconds that another process may go on with a copy that was followed by a newer one
 
 
 class ResultFile(NamedTuple):
@@ -74,12 +81,18 @@ def _copied(store: Store, entry: Mapping[str, object], folder: Path) -> Path:
     path = folder / f"{told}{SUFFIX}"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        beside = folder / f".{told}.part"
+        beside = folder / f".{told}-{secrets.token_hex(8)}.part"  # several processes may fetch it at once
         store.fs.get_file(str(entry["name"]), str(beside))
-        for old in folder.glob(f"*{SUFFIX}"):
-            old.unlink(missing_ok=True)
         beside.replace(path)
+        _remove_old(folder, path)
     return path
+
+
+def _remove_old(folder: Path, newest: Path) -> None:
+    for old in folder.iterdir():
+        with suppress(FileNotFoundError):  # another process was faster
+            if old != newest and time.time() - old.stat().st_mtime > IN_USE:
+                old.unlink()
 
 
 class _Look:
@@ -96,9 +109,9 @@ class _Look:
 
         try:
             file = pq.read_metadata(path)
-        except (PermissionError, FileNotFoundError) as error:
-            return f"it cannot be opened ({error})"
         except (pa.ArrowException, OSError) as error:
+            if getattr(error, "errno", None):  # of the machine: a file that went away, is not ours, a disk's fault
+                return f"it cannot be opened ({error})"
             return f"no whole Parquet file ({str(error).splitlines()[0]}); {ANEW}"
         version = (file.metadata or {}).get(VERSION_KEY.encode())
         if version is None:

@@ -3,7 +3,7 @@
     adapter   id, file, newest (of its name), every column that is no list, and `run` and `cure` as JSON text
     task      id, and a row for each task with its figures turned: gain (more is better), drop (more is worse), used
     target, worst   id and the figures of the target that decides, and of the general task that used up most margin
-    figured   both by the place of their row, for whoever reads the files
+    figured   both and the card by the place of their row, for whoever reads the files
 
 Loading reads each file once, many at a time. One that turns out to be damaged inside is found by halves, left out and
 told.
@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.reporting.queries_files import ANEW, Files
+from tasks.reporting.queries_damage import fault_of
+from tasks.reporting.queries_files import Files
 from tasks.reporting.results_schema import COLUMNS, FLOAT, INT, TASK, TEXT, TIME
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ LIGHT = [
     name for name, kind in COLUMNS.items() if isinstance(kind, str) and name not in ("settings_json", "versions_json")
 ]
 SQL_TYPES = {TEXT: "VARCHAR", INT: "BIGINT", FLOAT: "DOUBLE", "bool": "BOOLEAN", TIME: "VARCHAR"}
-SOURCE = "read_parquet(?, filename = true)"
-CARD = "if(published[1].uri LIKE 'http%', published[1].uri, rtrim(published[1].uri, '/') || '/README.md')"
+SOURCE = "read_parquet(?, filename = true, hive_partitioning = false)"  # key=value in a path is no column
+PLACES = ("adapter", "merged", "gguf", "verdict", "data", "base")  # roles whose place has a column
 FIGURES = (
     *("task", "metric", "unit", "n", "base", "adapter", "gain", "gain_low", "gain_high", "drop", "drop_low"),
     *("drop_high", "margin", "verdict", "over", "used", "higher_is_better"),
@@ -57,9 +58,19 @@ def turned(task: str) -> dict[str, str]:
     }
 
 
+def card(place: str) -> str:
+    """SQL of where the card is at `place`, SQL of where files were published: a page shows it, a folder has it."""
+    return f"if({place} LIKE 'http%', {place}, rtrim({place}, '/') || '/README.md')"
+
+
 @contextmanager
-def tables(files: Files, warnings: list[str]) -> Iterator["DuckDBPyConnection"]:
-    """A connection with both tables; files that cannot be read are told in `warnings`."""
+def tables(
+    files: Files, warnings: list[str], published: Sequence[tuple[str, str, str]] = ()
+) -> Iterator["DuckDBPyConnection"]:
+    """A connection with these tables; files that cannot be read are told in `warnings`.
+
+    `published` are (run id, name, place) of those that were sent there later, which their own run does not know.
+    """
     import duckdb
 
     with tempfile.TemporaryDirectory(prefix="tunefleet-results-") as spill, duckdb.connect(":memory:") as connection:
@@ -73,7 +84,7 @@ def tables(files: Files, warnings: list[str]) -> Iterator["DuckDBPyConnection"]:
         with ThreadPoolExecutor(WORKERS) as threads:
             for told in threads.map(lambda some: _load(connection, some, files), _batches(files)):
                 warnings += told
-        _finish(connection)
+        _finish(connection, published)
         yield connection
 
 
@@ -109,12 +120,7 @@ def _load(connection: "DuckDBPyConnection", some: Sequence[Path], files: Files) 
             own.execute("COMMIT")
     except duckdb.Error as error:
         if len(some) == 1:
-            is_too_much = isinstance(error, duckdb.OutOfMemoryException)
-            fault = f"it takes more than {MEMORY} of memory" if is_too_much else "it is damaged"
-            return [
-                f"{files[some[0]].name} is left out: {fault} ({str(error).splitlines()[0]})"
-                + ("" if is_too_much else f"; {ANEW}")
-            ]
+            return [f"{files[some[0]].name} is left out: {fault_of(error, some[0])}"]
         half = len(some) // 2
         return [*_load(connection, some[:half], files), *_load(connection, some[half:], files)]
     return [
@@ -129,7 +135,7 @@ def _insert(connection: "DuckDBPyConnection", some: Sequence[Path], there: froze
     pool = ", ".join(f"{name} := {_plain(f'pool.{name}', kind)}" for name, kind in COLUMNS["pool"].items())
     more = {
         "pool": f"if(pool IS NULL, NULL, struct_pack({pool}))" if "pool" in there else "NULL",
-        "card_uri": CARD if "published" in there else "NULL",
+        "card_uri": card("published[1].uri") if "published" in there else "NULL",
         "tasks": "tasks" if "tasks" in there else "[]",
         **{name: f"to_json({name})::VARCHAR" if name in there else "NULL" for name in ("run", "cure")},
     }
@@ -166,8 +172,14 @@ def _clean(name: str, kind: str) -> str:
     return f"strftime({name}, '{UTC}') AS {name}" if kind == TIME else f"{_plain(name, kind)} AS {name}"
 
 
-def _finish(connection: "DuckDBPyConnection") -> None:
+def _finish(connection: "DuckDBPyConnection", published: Sequence[tuple[str, str, str]]) -> None:
     """The same run twice (a file was copied) counts once; the newest row of each name is marked."""
+    connection.execute(
+        f"""UPDATE adapter SET card_uri = {card("sent.uri")}
+        FROM (SELECT unnest(?::VARCHAR[]) AS run, unnest(?::VARCHAR[]) AS adapter, unnest(?::VARCHAR[]) AS uri) AS sent
+        WHERE adapter.run_id = sent.run AND adapter.name = sent.adapter AND card_uri IS NULL""",
+        [list(column) for column in zip(*published, strict=True)] or [[], [], []],
+    )
     connection.execute(
         """
         DELETE FROM adapter WHERE id IN (
@@ -190,7 +202,7 @@ def _finish(connection: "DuckDBPyConnection") -> None:
         CREATE TABLE worst AS SELECT id, {FIGURE} AS figure FROM task WHERE role = 'general' AND decides
             QUALIFY row_number() OVER (PARTITION BY id ORDER BY used DESC NULLS LAST, task) = 1;
         CREATE TABLE figured AS SELECT file AS figured_file, position AS figured_position,
-            target.figure AS figure_of_target, worst.figure AS figure_of_worst
+            target.figure AS figure_of_target, worst.figure AS figure_of_worst, card_uri AS figured_card
             FROM adapter LEFT JOIN target USING (id) LEFT JOIN worst USING (id);
         """
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import Any
 
+from infra.redaction import without_secrets
 from infra.storage import Store
 from tasks.reporting.finished import finished_runs
 from tasks.reporting.results_rows import rows_of
@@ -29,17 +30,18 @@ def append_results(store: Store, summary: Mapping[str, Any]) -> str:
     return path
 
 
-def leave_results(store: Store, summary: Mapping[str, Any], warn: Callable[..., None]) -> bool:
+def leave_results(store: Store, summary: Mapping[str, Any], warn: Callable[[str], None]) -> bool:
     """The same, if it can be done. Results only show what the store has: their want fails no run."""
     try:
         append_results(store, summary)
     except Exception as error:  # noqa: BLE001 - whatever is odd in an old summary, or the store's client raises
-        warn("the results of run %s were not written: %s: %s", summary.get("run_id"), type(error).__name__, error)
+        why = without_secrets(f"{type(error).__name__}: {error}")
+        warn(f"the results of run {summary.get('run_id')} were not written: {why}")
         return False
     return True
 
 
-def fill_in(store: Store, warn: Callable[..., None]) -> list[str]:
+def fill_in(store: Store, warn: Callable[[str], None]) -> list[str]:
     """Write the results of every finished run that has none; the ids of those that have them now."""
     there = {name.removesuffix(".parquet") for name in store.list_names(FOLDER)}
     filled = []
@@ -48,7 +50,7 @@ def fill_in(store: Store, warn: Callable[..., None]) -> list[str]:
             continue
         summary = store.read_json(f"runs/{run_id}/summary.json")
         if not isinstance(summary, dict):
-            warn("runs/%s/summary.json is damaged; the run is not shown", run_id)
+            warn(f"runs/{run_id}/summary.json is damaged; the run is not shown")
         elif leave_results(store, {**summary, "run_id": run_id}, warn):
             filled.append(run_id)
     return filled

@@ -1,5 +1,7 @@
 """What the store still has of a run's adapters: manifests, flips, training rows. None of what is gone or altered.
 
+A file with a bad line is passed over: it hides neither its neighbours nor the run.
+
 Manifests are read many at once, because a remote store takes its time for each: those that a summary names, then those
 that these were made from.
 """
@@ -10,11 +12,13 @@ from typing import Any
 
 from infra.hashing import SHORT
 from infra.storage import MANIFEST, Store, is_whole
+from tasks.reporting.results_schema import COLUMNS, FLIP, shaped
 
 SHOWN_FLIPS = 20  # of a task
 SHOWN_ROWS = 5
 LONGEST = 4000  # characters of a text
 TRAIN = "train.jsonl"
+BAD_LINE = (ValueError, KeyError, TypeError, AttributeError)  # cut, or not of the kind that is read here
 
 Json = dict[str, Any]
 
@@ -82,18 +86,15 @@ class Evidence:
         return found
 
     def flips(self, verdict_place: str | None) -> list[Json] | None:
-        """The first flips of each task."""
+        """The first flips of each task whose file can be read; None if there is none such."""
         manifest = self.manifest(verdict_place)
         if manifest is None:
             return None
         files = [f"{verdict_place}/{file['path']}" for file in manifest["files"] if file["path"].startswith("flips/")]
         texts = self._read(files)
-        found = []
-        for file in files:
-            task = file.rpartition("/")[2].removesuffix(".jsonl")
-            lines = [line for line in texts.get(file, b"").split(b"\n") if line]
-            found += [_flip(task, json.loads(line)) for line in lines[:SHOWN_FLIPS]]
-        return found
+        found = [_flips(file.rpartition("/")[2].removesuffix(".jsonl"), texts.get(file)) for file in files]
+        whole = [flips for flips in found if flips is not None]
+        return [flip for flips in whole for flip in flips] if whole or not files else None
 
     def rows(self, data_place: str | None) -> list[Json] | None:
         """The first training rows."""
@@ -104,7 +105,10 @@ class Evidence:
                 lines = [line for _ in range(SHOWN_ROWS) if (line := stream.readline()).strip()]
         except FileNotFoundError:
             return None
-        return [_row(json.loads(line)) for line in lines]
+        try:
+            return [_row(json.loads(line)) for line in lines]
+        except BAD_LINE:
+            return None
 
     def _read(self, paths: list[str]) -> dict[str, bytes]:
         """{path: content} of those that are there."""
@@ -121,6 +125,17 @@ def _json(data: bytes | None) -> Any:
     try:
         return json.loads(data) if data else None
     except ValueError:
+        return None
+
+
+def _flips(task: str, text: bytes | None) -> list[Json] | None:
+    """The first flips of a file; None if it is gone, or one of them is none."""
+    if text is None:
+        return None
+    lines = [line for line in text.split(b"\n") if line]
+    try:
+        return [shaped(FLIP, _flip(task, json.loads(line))) for line in lines[:SHOWN_FLIPS]]
+    except BAD_LINE:
         return None
 
 
@@ -154,4 +169,4 @@ def _row(row: Json) -> Json:
         for one in said:
             role = column if column in ("chosen", "rejected") else one["role"]
             parts.append({"role": role, "text": _start(str(one["content"])), "trained": column != "prompt"})
-    return {"id": row.get("id"), "parts": parts}
+    return dict(shaped(COLUMNS["rows_sample"][0], {"id": row.get("id"), "parts": parts}))

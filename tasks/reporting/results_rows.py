@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from infra.redaction import without_secrets
 from infra.storage import Store
 from tasks.reporting.results_evidence import Evidence, Json, place_of_ref, place_of_uri
 
@@ -90,11 +91,13 @@ def _identity(one: Json, summary: Mapping[str, Any], made: Json, position: int) 
         "started": started(summary["run_id"]),
         "position": position,
         "recipe": recipe.get("name"),
-        **{key: one.get(key) for key in ("name", "status", "method", "num_fewshot", "verdict", "error", "digest")},
+        **{key: one.get(key) for key in ("name", "status", "method", "num_fewshot", "verdict", "digest")},
+        "error": _safe(one.get("error")),
         "precision": {"qlora": "nf4", "lora": "none", "full": "none"}.get(str(trained_like)),
         **{"base_model": base.get("model"), "base_revision": base.get("revision"), "base_digest": base.get("digest")},
-        "settings_json": json.dumps(settings, ensure_ascii=False) if settings else None,
-        **{key: one.get(key) for key in ("reasons", "warnings", "release", "published")},
+        "settings_json": json.dumps(_safe(settings), ensure_ascii=False) if settings else None,
+        **{key: one.get(key) for key in ("reasons", "release", "published")},
+        "warnings": _safe(one.get("warnings")),
         "created": _time(made.get("created")),
         "git_commit": made.get("git_commit"),
         "versions_json": json.dumps(made["versions"]) if made.get("versions") else None,
@@ -109,7 +112,7 @@ def _data(one: Json, summary: Mapping[str, Any], made: Json | None) -> Json:
         asked = (made or {}).get("spec") or {}
     named = asked.get("path") or asked.get("hub") or asked.get("generate") or ("rows" if asked.get("rows") else None)
     return {
-        "data_source": named,
+        "data_source": _safe(named),
         "data_kind": facts.get("kind"),
         **{f"rows_{split}": facts.get(split) for split in ("train", "validation", "held_out")},
         **{key: facts.get(key) for key in ("duplicates", "malformed", "near_copies")},
@@ -180,8 +183,13 @@ def _trials(name: str, summary: Mapping[str, Any]) -> list[Json]:
     """Of the search that made it: the one of its own name, or of which it is a trial that was kept."""
     for sought, trials in (summary.get("searches") or {}).items():
         if sought == name or any(trial["name"] == name for trial in trials):
-            return [{**trial, "settings_json": json.dumps(trial["settings"], ensure_ascii=False)} for trial in trials]
+            return [_trial(trial) for trial in trials]
     return []
+
+
+def _trial(trial: Json) -> Json:
+    settings = json.dumps(_safe(trial["settings"]), ensure_ascii=False)
+    return {**trial, "settings_json": settings, "error": _safe(trial.get("error"))}
 
 
 def _origin(role: str, place: str | None, evidence: Evidence) -> Json:
@@ -195,7 +203,7 @@ def _run(summary: Mapping[str, Any]) -> Json:
     probes: Sequence[Json] = summary.get("probes") or []
     return {
         "store": summary.get("store"),
-        "warnings": summary.get("warnings") or [],
+        "warnings": _safe(summary.get("warnings") or []),
         "timings": [{"stage": stage, "seconds": each} for stage, each in (summary.get("timings") or {}).items()],
         "cache": [{"kind": kind, **counts} for kind, counts in cache.items()],
         "gate": (summary.get("recipe") or {}).get("gate"),
@@ -208,6 +216,15 @@ def _run(summary: Mapping[str, Any]) -> Json:
             for one in probes
         ],
     }
+
+
+def _safe(value: Any) -> Any:
+    """`value` without secrets in its texts: addresses may hold them. Rows stay as they are: they are the data."""
+    if isinstance(value, dict):
+        return {key: inner if key == "rows" else _safe(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_safe(inner) for inner in value]
+    return without_secrets(value) if isinstance(value, str) else value
 
 
 def started(run_id: str) -> datetime | None:

@@ -30,7 +30,9 @@ class Pace:
         """After the step's loss was read, so that a GPU has finished it; before it is validated or saved."""
         if self._begun is not None:
             seconds = round(time.perf_counter() - self._begun, 6)
-            self.notes.append({"step": step, "seconds": seconds, "memory_bytes": peak_memory(self.device)})
+            before = self.notes[-1]["memory_bytes"] if self.notes else 0  # of another process, if this one resumed
+            most = max(before, peak_memory(self.device))
+            self.notes.append({"step": step, "seconds": seconds, "memory_bytes": most})
             self._begun = None
 
 

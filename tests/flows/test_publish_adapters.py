@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from prefect.artifacts import Artifact
 from prefect.logging import disable_run_logger
 from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_LOCAL_STORAGE_PATH
 
@@ -55,6 +56,8 @@ def test_publishing_again_elsewhere_is_the_same_release(finished_run: FinishedRu
         (learns,) = answer["adapters"]
         assert (learns["release"], learns["error"]) == ("learns@v1", None)
         assert [one["what"] for one in learns["published"]] == ["adapter", "merged", "report"]
+    link = Artifact.get(f"dashboard-{finished_run.summary['recipe']['name']}")
+    assert link and f"/dashboard/index.html#/fleet?q={finished_run.summary['run_id']})" in str(link.data)
     manifests = of_folder(tmp_path / "there", "learns")
     record = find(Store(str(finished_run.store)), "learns@v1")
     assert manifests.keys() == {"adapter", "merged", "report"}

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from infra.storage import Store
-from tasks.reporting.page.serving import rebuild
+from tasks.reporting.dashboard import rebuild
 from tests.reporting.browser import browser
 
 WIDTH, MOST = 1280, 300_000  # pixels; bytes

@@ -2,6 +2,8 @@
 all kinds shown as texts. Screenshots stay in the tests' temporary folder (and in $TUNEFLEET_SCREENSHOTS, if it is set).
 """
 
+import csv
+import io
 import random
 from pathlib import Path
 from urllib.parse import quote
@@ -51,15 +53,17 @@ def test_the_fleet_says_what_the_files_say(opened: Page, fleet: Fleet) -> None:
     head, *lines = copied
     assert len(lines) == len(fleet.rows)
     for line in lines:
-        name, run = line[0].lstrip("'").rsplit("@", 1)
-        row = next(one for one in fleet.rows if one["run_id"] == run and " ".join(one["name"].split()) == name)
+        name, run = line[0], line[head.index("Run")]
+        row = next(one for one in fleet.rows if (one["run_id"], one["name"]) == (run, name))
         assert line[head.index("Verdict")] == (row["verdict"] or row["status"])
-        assert line[head.index("Size")] == str(row["adapter_bytes"])
-        assert float(line[head.index("Device time")]) == pytest.approx(row["device_seconds"])
+        assert line[head.index("Size (bytes)")] == str(row["adapter_bytes"])
+        assert float(line[head.index("Device time (seconds)")]) == pytest.approx(row["device_seconds"])
         target = next((one for one in row["tasks"] if one["role"] == "target"), None)
         if target and target["delta"] is not None:
-            said = line[head.index("Target gain")].replace("−", "-")
-            assert f"{100 * target['delta']:+.1f} points" in said and f"n {target['n']}" in said
+            at = head.index("Target gain: task")
+            said = [100 * target[key] for key in ("delta", "ci_low", "ci_high")]
+            assert [float(figure) for figure in line[at + 1 : at + 4]] == pytest.approx(said, rel=1e-4)
+            assert (line[at], *line[at + 4 : at + 6]) == (target["task"], "points", str(target["n"]))
     assert any(line[head.index("Data")].startswith("'=HYPERLINK") for line in lines)  # no spreadsheet runs it
 
 
@@ -68,7 +72,7 @@ def copy_of(page: Page, where: str, button: str = "Copy as TSV") -> list[list[st
     page.run("window.copied = null; navigator.clipboard.writeText = async (text) => { window.copied = text }")
     page.click(button, within=where)
     page.until("window.copied !== null")
-    return [line.split("\t") for line in page.run("window.copied").split("\n")]
+    return list(csv.reader(io.StringIO(page.run("window.copied"), newline=""), delimiter="\t"))
 
 
 def test_filters_search_and_sorting(opened: Page, fleet: Fleet) -> None:
@@ -98,7 +102,7 @@ def test_filters_search_and_sorting(opened: Page, fleet: Fleet) -> None:
         )
         assert opened.run("document.querySelector('th[aria-sort$=ending]').getAttribute('aria-sort')") == direction
         head, *lines = copy_of(opened, "main .table")
-        sizes = [int(line[head.index("Size")]) for line in lines]
+        sizes = [int(line[head.index("Size (bytes)")]) for line in lines]
         assert sizes == sorted(sizes, reverse=direction == "descending")
 
 
@@ -106,10 +110,11 @@ def test_charts_hold_the_files_figures(opened: Page, fleet: Fleet) -> None:
     newest = {row["name"]: row for row in fleet.rows if row["run_id"] == run_id(22)}
     opened.go("#/heat")
     head, *lines = copy_of(opened, "figure", "Copy data as TSV")
-    assert head[1:] == [f"{name} ({'nats' if 'perplexity' in name else 'points'})" for name in sorted(TASKS)]
+    assert head[:2] == ["adapter", "run"]
+    assert head[2:] == [f"{name} ({'nats' if 'perplexity' in name else 'points'})" for name in sorted(TASKS)]
     for line in lines:
-        row = newest.get(line[0].rsplit("@", 1)[0])
-        for name, figure in zip(sorted(TASKS), line[1:], strict=True) if row else ():
+        row = newest[line[0]]
+        for name, figure in zip(sorted(TASKS), line[2:], strict=True):
             task = next((one for one in row["tasks"] if one["task"] == name), None)
             if task is None:
                 assert figure == ""
@@ -125,21 +130,21 @@ def test_the_scatter_holds_them_too_and_says_whom_it_leaves_out(opened: Page, fl
     newest = {row["name"]: row for row in fleet.rows if row["run_id"] == run_id(22)}
     opened.go("#/tradeoff")
     _, *lines = copy_of(opened, "figure", "Copy data as TSV")
-    assert {line[0].rsplit("@")[0] for line in lines} >= set(NAMES)
+    assert {line[0] for line in lines} >= set(NAMES) and {line[1] for line in lines} == {run_id(22)}
     for line in lines:
-        row = newest[line[0].rsplit("@", 1)[0]]
+        row = newest[line[0]]
         target = next(one for one in row["tasks"] if one["role"] == "target")
-        assert [float(line[2]), float(line[5])] == pytest.approx(
+        assert [float(line[3]), float(line[6])] == pytest.approx(
             [100 * target["delta"], 100 * row["pool"]["drop"]], rel=1e-4
         )
-    places = [(float(line[5]), float(line[2])) for line in lines]
+    places = [(float(line[6]), float(line[3])) for line in lines]
     for line, (x, y) in zip(lines, places, strict=True):  # on the front is whom no other beats
         beaten = any(a <= x and b >= y and (a, b) != (x, y) for a, b in places)
         assert (line[-1] == "yes") != beaten
     assert opened.run("document.querySelectorAll('circle.step').length") == 3  # the scales of the cure
     _, reader = copy_of(opened, "#chart-tradeoff-points-nats", "Copy data as TSV")
     loss = next(task for task in newest["reader"]["tasks"] if task["role"] == "general")
-    assert reader[0].startswith("reader@") and float(reader[5]) == pytest.approx(loss["delta"], rel=1e-4)
+    assert reader[0] == "reader" and float(reader[6]) == pytest.approx(loss["delta"], rel=1e-4)
     assert "nats per token only, which no axis of points can show" in opened.text()
     assert "Not drawn: 2 adapters without a measured gain on a target." in opened.text()
 
@@ -157,7 +162,7 @@ def test_nobody_on_the_front_is_beaten(tmp_path: Path, tab: Page) -> None:
     tab.open(Path(build_dashboard(store).page).as_uri())
     tab.go("#/tradeoff")
     _, *lines = copy_of(tab, "figure", "Copy data as TSV")
-    shown = {line[0].split("@")[0]: line[-1] == "yes" for line in lines}
+    shown = {line[0]: line[-1] == "yes" for line in lines}
     for at, (drop, gain) in enumerate(points):
         beaten = any(a <= drop and b >= gain and (a, b) != (drop, gain) for a, b in points)
         assert shown[f"one-{at}"] != beaten
@@ -201,13 +206,10 @@ def test_texts_are_texts(opened: Page, fleet: Fleet, shots: Path) -> None:
     assert [side for side, _ in flips] == [one[:1200] for one in TEXTS] and all(a == b for a, b in flips)
     opened.screenshot(shots / "hostile-1280-light.png")
     assert "ran out of memory" in opened.go(href("failed", run_id(22)))
-    target = next(line for line in copy_of_fleet(opened) if HOSTILE in line[0])
-    assert target[2].endswith(": –")  # a gain of NaN is no figure
-
-
-def copy_of_fleet(page: Page) -> list[list[str]]:
-    page.go("#/fleet")
-    return copy_of(page, "main .table")[1:]
+    opened.go("#/fleet")
+    head, *lines = copy_of(opened, "main .table")
+    target = next(line for line in lines if line[0] == HOSTILE)
+    assert target[head.index("Target gain (points or nats)")] == ""  # a gain of NaN is no figure
 
 
 def test_writing_from_the_right_turns_nothing_else_round(opened: Page) -> None:
@@ -251,7 +253,9 @@ def test_the_fleet_says_what_changed_since_the_last_release(opened: Page, fleet:
     for line, day in zip(lines, (20, 18), strict=True):
         before, now = fleet.row(line[0], day), fleet.row(line[0])
         gain = [next(task["delta"] for task in row["tasks"] if task["role"] == "target") for row in (before, now)]
-        assert float(line[head.index("Target gain, change")]) == pytest.approx(gain[1] - gain[0], abs=1e-5)
+        at = head.index("Target gain, change (points or nats)")
+        figures = [100 * figure for figure in (gain[1] - gain[0], *gain)]
+        assert [float(figure) for figure in line[at : at + 3]] == pytest.approx(figures, abs=1e-3)
         said = opened.run("document.querySelector('section .table').innerText").replace("−", "-")
         assert (
             f"{100 * (gain[1] - gain[0]):+.1f} points" in said

@@ -14,10 +14,10 @@ from flows.commands.dashboards import dashboard
 from infra.errors import RequestError
 from infra.files import Files
 from infra.storage import Store
-from tasks.reporting.dashboard import build_dashboard
+from tasks.reporting.dashboard import build_dashboard, rebuild
 from tasks.reporting.page import content
 from tasks.reporting.page.serving import server
-from tasks.reporting.page.shell import data_file, within_element
+from tasks.reporting.page.shell import HERE, data_file, within_element
 from tests.publishing.s3_server import BUCKET, S3Server
 from tests.reporting.page_store import HOSTILE, adapter, hostile, run_id, write_run
 
@@ -50,27 +50,22 @@ def test_no_text_ends_its_element(store: Store) -> None:
     assert name == "part" and json.loads(text)["__proto__"] == HOSTILE
 
 
-def test_a_large_fleets_data_lies_beside_the_page_and_old_files_go(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tasks.reporting.dashboard.SMALL", 1000)
-    monkeypatch.setattr(content, "PIECE", 1000)
-    built = build_dashboard(store)
-    data = Path(built.page).parent / "data"
-    before = {file.name for file in data.iterdir()}
-    assert built.files == len(before) > 7 and sum(name.startswith("adapters-") for name in before) == 2
-    (data / "mine.js").write_text("")
-    write_run(store, run_id(19), [adapter("mirror", run_id(19))])
-    built = build_dashboard(store)
-    after = {file.name for file in data.iterdir()}
-    assert built.adapters == 3 and "mine.js" in after and len(after) == built.files + 1
-    assert not any(name.startswith("fleet-") for name in before & after)
+def test_a_line_of_the_page_can_be_read() -> None:
+    """No longer than the project's other lines."""
+    files = [file for file in HERE.rglob("*") if file.suffix in (".js", ".css", ".j2")]
+    assert len(files) > 15
+    long = {file.name: [line for line in file.read_text().splitlines() if len(line) > 120] for file in files}
+    assert {name: lines for name, lines in long.items() if lines} == {}
 
 
-def test_pieces_are_cut_by_size() -> None:
-    texts = [(str(number), "x" * 300_000) for number in range(5)]
-    assert [list(piece) for piece in content.pieces(texts)] == [["0", "1"], ["2", "3"], ["4"]]
-    assert list(content.pieces([])) == []
+def test_of_many_warnings_most_are_folded(store: Store) -> None:
+    for minute in range(30):
+        (Path(store.root) / "results" / f"20261119-09{minute:02d}00-bad0.parquet").write_bytes(b"PAR1 half of it")
+    built = build_dashboard(store)
+    foot = Path(built.page).read_text().split("<footer>")[1].split("</footer>")[0]
+    shown, folded = foot.split("<details")
+    assert shown.count("-bad0.parquet") == 20 and "10 more warnings" in folded
+    assert folded.split("</details>")[0].count("-bad0.parquet") == 10 == len(built.warnings) - 20
 
 
 def test_columns_say_repeated_words_once() -> None:
@@ -101,6 +96,7 @@ def test_the_server_builds_anew_when_results_change(store: Store, tmp_path: Path
             connection = http.client.HTTPConnection("127.0.0.1", serving.server_address[1], timeout=60)
             connection.request("GET", path, headers={"Host": host})
             answer = connection.getresponse()
+            assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
             return answer.status, answer.read().decode()
 
         first = ask("/")
@@ -137,6 +133,25 @@ def test_a_bucket_tells_browsers_what_it_is(store: Store, s3: S3Server, monkeypa
     names = files.list_names("data")
     assert len(names) == built.files
     assert files.fs.info(f"s3://{BUCKET}/dashboard/data/{names[0]}")["ContentType"].startswith("text/javascript")
-    write_run(store, run_id(19), [adapter("mirror", run_id(19))])
-    again = build_dashboard(store, f"s3://{BUCKET}/dashboard", single_file=False)
-    assert len(files.list_names("data")) == again.files
+
+
+def test_whose_base_or_data_is_unknown_has_no_rivals() -> None:
+    made_from = [("b", "d"), (None, "d"), ("b", None), ("b", "d"), (None, None), (None, "d")]
+    groups = content.rivals([{"base_digest": base, "data_digest": data} for base, data in made_from])
+    assert groups[0] == groups[3] and len(set(groups)) == 5
+
+
+def test_what_could_not_be_read_anew_is_named_at_the_foot_without_secrets(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_TOKEN", "no mapping")
+    store.write(f"runs/{run_id(20)}/summary.json", b"{half")
+    store.write_json(f"runs/{run_id(21)}/summary.json", {"adapters": [{"name": "a"}], "cache": {"train": "no mapping"}})
+    (Path(store.root) / "results" / "no mapping.parquet").write_bytes(b"PAR1")
+    built = rebuild(store, None)
+    half, odd, foreign = built.warnings
+    assert half == f"runs/{run_id(20)}/summary.json is damaged; the run is not shown"
+    assert odd.startswith(f"the results of run {run_id(21)} were not written: ")
+    assert foreign.startswith("results/***.parquet is left out")
+    page = Path(built.page).read_text()
+    assert half in page and odd.partition(": ")[0] in page and "no mapping" not in page

@@ -1,12 +1,15 @@
 """The page on a server that renews it, and the page of a large fleet."""
 
+import os
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -14,6 +17,7 @@ from benchmarks.dashboard import write_synthetic
 from infra.storage import Store
 from tasks.reporting.dashboard import build_dashboard
 from tasks.reporting.page.serving import server
+from tests.publishing.s3_server import BUCKET, s3_server
 from tests.reporting.browser import Page
 from tests.reporting.page_store import adapter, run_id, write_run
 
@@ -46,6 +50,59 @@ def test_an_open_reader_is_told_of_new_results(served: tuple[Store, str], tab: P
     tab.call("Page.navigate", url="about:blank")  # the server ends before the browser does
 
 
+@contextmanager
+def served_by_the_verb(
+    store: str, folder: Path, environment: dict[str, str] | None = None
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`tunefleet dashboard --serve` and its address; what it builds lies below `folder`."""
+    verb = (
+        "from flows.commands.dashboards import dashboard; raise SystemExit(dashboard(store={!r}, serve=True, port=0))"
+    )
+    folder.mkdir()
+    given = os.environ | (environment or {}) | {"TMPDIR": str(folder)}
+    process = subprocess.Popen([sys.executable, "-c", verb.format(store)], text=True, env=given,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    try:
+        assert process.stdout
+        yield process, process.stdout.readline().strip()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_run_beside_the_server_takes_no_reader_from_it(tmp_path: Path) -> None:
+    """`tunefleet run` builds the store's own page, which asks nobody whether it is still the newest."""
+    store = Store(str(tmp_path / "store"))
+    write_run(store, run_id(18), [adapter("dates", run_id(18))])
+    with served_by_the_verb(store.root, tmp_path / "own") as (process, address):
+        write_run(store, run_id(20), [adapter("mirror", run_id(20))])
+        assert urlopen(f"{address}now.js").read()  # it has built that already
+        build_dashboard(store)
+        page = urlopen(address).read().decode()
+        assert '"watch":10.0' in page.replace(" ", "") and '"mirror"' in page
+        assert '"watch":null' in (Path(store.root) / "dashboard" / "index.html").read_text().replace(" ", "")
+        assert any((tmp_path / "own").iterdir())
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+        assert not any((tmp_path / "own").glob("tunefleet-dashboard-*"))
+
+
+def test_a_bucket_that_is_away_takes_no_page_away(tmp_path: Path) -> None:
+    local = Store(str(tmp_path / "local"))
+    results = write_run(local, run_id(18), [adapter("dates", run_id(18))])
+    with ExitStack() as later:
+        with s3_server(tmp_path / "s3") as s3:
+            s3.client.put_object(Bucket=BUCKET, Key=f"fleet/results/{results.name}", Body=results.read_bytes())
+            environment = s3.environment() | {"AWS_ENDPOINT_URL": s3.endpoint_url}
+            serving = served_by_the_verb(f"s3://{BUCKET}/fleet", tmp_path / "own", environment)
+            process, address = later.enter_context(serving)
+            assert '"dates"' in urlopen(address).read().decode()
+        assert '"dates"' in urlopen(address, timeout=200).read().decode()  # the bucket is gone
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    assert "the page stays as it was: " in told and "Traceback" not in told
+
+
 def test_a_page_of_a_disk_asks_nobody(tmp_path: Path, tab: Page) -> None:
     store = Store(str(tmp_path / "store"))
     write_run(store, run_id(18), [adapter("dates", run_id(18))])
@@ -56,16 +113,11 @@ def test_a_page_of_a_disk_asks_nobody(tmp_path: Path, tab: Page) -> None:
 
 def test_the_server_leaves_when_it_is_interrupted(tmp_path: Path) -> None:
     write_run(Store(str(tmp_path)), run_id(18), [adapter("dates", run_id(18))])
-    told = (
-        "from flows.commands.dashboards import dashboard; raise SystemExit(dashboard(store={!r}, serve=True, port=0))"
-    )
-    process = subprocess.Popen([sys.executable, "-c", told.format(str(tmp_path))], text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
-    assert process.stdout
-    assert process.stdout.readline().startswith("http://127.0.0.1:")
-    process.send_signal(signal.SIGINT)
-    _, complaint = process.communicate(timeout=60)
-    assert process.returncode == 0 and "Traceback" not in complaint
+    with served_by_the_verb(str(tmp_path), tmp_path / "own") as (process, address):
+        assert address.startswith("http://127.0.0.1:")
+        process.send_signal(signal.SIGINT)
+        _, complaint = process.communicate(timeout=60)
+        assert process.returncode == 0 and "Traceback" not in complaint
 
 
 def test_a_large_fleet_opens_with_its_first_view(

@@ -15,6 +15,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 
 from infra.settings import PROJECT
 from infra.storage import Store
+from tasks.forgetting.flips import write_flips
 from tasks.recipe.schema import Recipe
 from tasks.reporting.results import append_results, fill_in, leave_results, parquet, results_path
 from tasks.reporting.results_evidence import LONGEST, SHOWN_FLIPS
@@ -254,11 +255,54 @@ def test_runs_without_results_get_those_that_they_would_have_had(local: Store) -
     told: list[str] = []
     before = local.fs.cat_file(f"{local.root}/{results_path(FIRST)}")
     local.write("runs/20261124-000000-cccc/summary.json", b"{half")
-    assert fill_in(local, lambda text, *values: told.append(text % values)) == [SECOND]
+    assert fill_in(local, told.append) == [SECOND]
     assert rows(local, SECOND)[0]["run_id"] == SECOND
     assert local.fs.cat_file(f"{local.root}/{results_path(FIRST)}") == before
     assert told == ["runs/20261124-000000-cccc/summary.json is damaged; the run is not shown"]
     assert fill_in(local, lambda *_: None) == []
+
+
+def test_one_bad_line_hides_its_file_and_not_the_run(local: Store) -> None:
+    tuned = member(local, FIRST, "tuned", general("pairs", 2, 2), target("tuned", 60), some_flips=[flip(1)])
+    summary = finish(local, FIRST, tuned)
+    assert tuned.judged and tuned.data
+    good, bad = (Path(tuned.judged.ref.uri, "flips", f"{task}.jsonl") for task in ("tuned.held_out", "pairs"))
+    write_flips(good, [flip(2)])
+    whole = json.dumps(flip(1))
+    lacking = json.dumps({key: value for key, value in flip(1).items() if key != "target"})
+    for line in (whole[:-9], lacking, "5", json.dumps(flip(1, moved="far")), json.dumps(flip(1, base=None)), b"\xff"):
+        bad.write_bytes(whole.encode() + b"\n" + (line if isinstance(line, bytes) else line.encode()))
+        append_results(local, summary)
+        (one,) = rows(local)
+        assert [(each["task"], each["doc_id"]) for each in one["flips"]] == [("tuned.held_out", "2")], line
+        assert len(one["rows_sample"]) == 4
+    bad.unlink()
+    append_results(local, summary)
+    assert [each["task"] for each in rows(local)[0]["flips"]] == ["tuned.held_out"]
+    good.write_text("[")
+    for line in ('{"id": "a", "te', '{"messages": [{"role": "user"}]}', "[]", '{"messages": [5]}'):
+        Path(tuned.data.ref.uri, "train.jsonl").write_text('{"id": "a", "text": "b"}\n' + line)
+        append_results(local, summary)
+        (one,) = rows(local)
+        assert one["flips"] is one["rows_sample"] is None and one["name"] == "tuned", line
+
+
+def test_addresses_with_credentials_are_not_shown(local: Store) -> None:
+    summary = finish(local, FIRST, member(local, FIRST, "tuned", target("tuned", 60)))
+    address = "https://me:hidden@host.example/rows.jsonl?sig=hidden"
+    said, settings = summary["adapters"][0], summary["recipe"]["adapters"][0]
+    said["error"] = f"GET {address} failed"
+    said["warnings"] = summary["warnings"] = [f"slow: {address}"]
+    settings["data"] = {"path": address, "rows": [{"text": f'see "{address}"'}]}
+    trial = {"name": "tuned", "number": 0, "settings": {"from": [address]}, "error": address}
+    summary["searches"] = {"tuned": [trial]}
+    append_results(local, summary)
+    (one,) = rows(local)
+    shown = "https://***@host.example/rows.jsonl?***"
+    assert one["error"] == f"GET {shown} failed" and one["data_source"] == shown
+    assert one["warnings"] == one["run"]["warnings"] == [f"slow: {shown}"]
+    assert json.loads(one["settings_json"])["data"] == {"path": shown, "rows": settings["data"]["rows"]}
+    assert one["trials"][0]["error"] == shown and json.loads(one["trials"][0]["settings_json"]) == {"from": [shown]}
 
 
 def test_a_summary_of_an_older_run_has_what_it_has(local: Store) -> None:
@@ -269,12 +313,16 @@ def test_a_summary_of_an_older_run_has_what_it_has(local: Store) -> None:
     assert {key for key, value in one.items() if value is not None} == known
 
 
-def test_results_that_cannot_be_written_are_told_and_fail_nothing(local: Store) -> None:
+def test_results_that_cannot_be_written_are_told_and_fail_nothing(
+    local: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_TOKEN", f"{local.root}/results")
     summary = finish(local, FIRST, member(local, FIRST, "tuned", target("tuned", 60)))
     (Path(local.root) / "results").write_text("a file where the folder would be")
     told: list[str] = []
-    assert not leave_results(local, summary, lambda text, *values: told.append(text % values))
+    assert not leave_results(local, summary, told.append)
     assert len(told) == 1 and told[0].startswith(f"the results of run {FIRST} were not written: ")
+    assert "***" in told[0] and local.root not in told[0]
 
 
 def test_a_report_leaves_them(local: Store) -> None:

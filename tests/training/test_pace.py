@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tasks.training import curve
-from tasks.training.pace import pace
+from tasks.training.pace import Pace, pace
 
 
 def log(steps: int) -> list[dict[str, Any]]:
@@ -42,3 +42,16 @@ def test_what_nobody_noted_is_unknown() -> None:
     points = pace(log(3), [note(3)])
     assert [point["tokens_per_second"] for point in points] == [None, None, 200.0]
     assert [point["memory_bytes"] for point in points] == [None, None, 1003]
+
+
+def test_the_most_memory_is_that_of_all_processes_that_trained_it() -> None:
+    """Whoever resumes begins with less than the one before had taken."""
+    clock = Pace("cpu")
+    clock.notes = [{"step": 1, "seconds": 1.0, "memory_bytes": 2**60}]
+    clock.begin()
+    clock.note(2)
+    assert [each["memory_bytes"] for each in clock.notes] == [2**60, 2**60]
+    fresh = Pace("cpu")
+    fresh.begin()
+    fresh.note(1)
+    assert 0 < fresh.notes[0]["memory_bytes"] < 2**60

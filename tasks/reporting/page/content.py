@@ -14,12 +14,14 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tasks.reporting.page.shell import data_file
+
 if TYPE_CHECKING:
     from tasks.reporting.queries import Results
 
 Json = dict[str, Any]
 Part = tuple[str, str]  # name, JSON
-PIECE = 800_000  # characters of JSON in a piece that is loaded on demand
+PIECE = 800_000  # bytes of a file that is loaded on demand
 HEAT_ROWS = 400  # adapters in a piece of the heat map
 FLEET = ("run_id", "name", "started", "recipe", "status", "method", "precision", "base_model", "data_source", "verdict")
 COST = ("release", "newest", "adapter_bytes", "device_seconds", "alpha", "since_release")
@@ -37,9 +39,7 @@ def parts_of(results: "Results", rows: Sequence[Json]) -> Iterator[Part]:
         piece_of |= dict.fromkeys(piece, number)
         yield f"adapters-{number}", joined(piece)
     at = {f"{row['name']}@{row['run_id']}": index for index, row in enumerate(rows)}
-    rivals: dict[Any, int] = {}
-    shared = [rivals.setdefault((row["base_digest"], row["data_digest"]), len(rivals)) for row in rows]
-    fleet = [_fleet_row(row, piece_of) | {"rivals": group} for row, group in zip(rows, shared, strict=True)]
+    fleet = [_fleet_row(row, piece_of) | {"rivals": group} for row, group in zip(rows, rivals(rows), strict=True)]
     yield "fleet", dumped(packed(fleet))
     yield "tradeoff", dumped(_tradeoff(results.tradeoff(), at))
     yield from _heat(results.heat_map(), at)
@@ -47,16 +47,24 @@ def parts_of(results: "Results", rows: Sequence[Json]) -> Iterator[Part]:
     yield "bench", dumped(results.bench())
 
 
+def rivals(rows: Sequence[Json]) -> list[int]:
+    """A number for each row: equal for those with the same base and data; who has an unknown one is alone."""
+    groups: dict[Any, int] = {}
+    made_from = [(row["base_digest"], row["data_digest"]) for row in rows]
+    return [groups.setdefault(index if None in of else of, index) for index, of in enumerate(made_from)]
+
+
 def pieces(texts: Iterable[tuple[str, str]]) -> Iterator[dict[str, str]]:
-    """`texts` in dicts of at most about PIECE characters."""
+    """`texts` in dicts whose files have at most about PIECE bytes; what is added at the end changes only the last."""
     piece: dict[str, str] = {}
     size = 0
     for key, text in texts:
-        if piece and size + len(text) > PIECE:
+        grown = len(data_file(key, text))
+        if piece and size + grown > PIECE:
             yield piece
             piece, size = {}, 0
         piece[key] = text
-        size += len(text)
+        size += grown
     if piece:
         yield piece
 

@@ -1,17 +1,19 @@
 """The dashboard on this machine's own address, built anew when the results have changed.
 
 Whoever asks for the page gets the newest. An open page asks every WATCH seconds whether it still is (`now.js`), and
-says so if not. A build that fails leaves the page as it was, and is not tried again before something changes.
+says so if not. It is built in a folder of its own: a page that others build into the store asks nobody, and whoever
+got that one would never hear of anything newer. A build that fails leaves the page as it was; it is tried again when
+something changes, or after AGAIN seconds, since a bucket may only have been away.
 """
 
 import functools
 import http.server
 import io
 import json
-import logging
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
@@ -26,19 +28,14 @@ from tasks.reporting.results import FOLDER, fill_in
 ADDRESS = "127.0.0.1"
 WATCHED = (FOLDER, "runs", "releases", "channels")
 WATCH = 10.0  # seconds
+AGAIN = 60.0  # seconds
 NOW = "/now.js"
 
 
-def rebuild(store: Store, output: str | None, *, single_file: bool | None) -> Built:
-    """The dashboard as the store stands now, with the runs that had left no results yet."""
-    fill_in(store, logging.getLogger(__name__).warning)
-    return build_dashboard(store, output, single_file=single_file)
-
-
 def serve_dashboard(store: Store, output: str | None, *, single_file: bool | None, port: int) -> None:
-    """Serve until interrupted, which is how it ends; prints the address."""
+    """Serve until interrupted, which is how it ends; prints the address. What it builds goes, unless into `output`."""
     with tempfile.TemporaryDirectory(prefix="tunefleet-dashboard-") as folder:
-        local = output or (f"{store.root}/dashboard" if store.is_local else folder)
+        local = output or folder
         if "://" in local or local.endswith(".html"):
             raise RequestError(f"--serve with --output {local}: it has to be a local folder; leave --output out.")
         with server(store, local, single_file=single_file, port=port) as serving:
@@ -60,20 +57,23 @@ def server(
     def build() -> Built:
         nonlocal seen
         seen = _fingerprint(store)  # also if what follows fails
-        fill_in(store, logging.getLogger(__name__).warning)
+        told: list[str] = []
+        fill_in(store, told.append)
         seen = _fingerprint(store)  # what comes from here on is seen the next time
-        return build_dashboard(store, folder, single_file=single_file, watch=watch)
+        return build_dashboard(store, folder, single_file=single_file, watch=watch, told=told)
 
     built = build()
+    failed: float | None = None
 
     def newest() -> str:
-        nonlocal built
+        nonlocal built, failed
         with lock:
-            if seen != _fingerprint(store):
-                try:
-                    built = build()
-                except Exception as error:  # noqa: BLE001 - whatever has come into the store, the page goes on
-                    print(f"the page stays as it was: {type(error).__name__}: {error}", file=sys.stderr)
+            try:
+                if seen != _fingerprint(store) or (failed is not None and time.monotonic() > failed + AGAIN):
+                    built, failed = build(), None
+            except Exception as error:  # noqa: BLE001 - whatever came of the store, the page goes on
+                failed = time.monotonic()
+                print(f"the page stays as it was: {type(error).__name__}: {error}", file=sys.stderr)
             return built.made
 
     handler = functools.partial(_Handler, directory=str(Path(folder).absolute()), newest=newest)
@@ -125,6 +125,7 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
 
     def end_headers(self) -> None:
         self.send_header("Cache-Control", "no-store")
+        self.send_header("Cross-Origin-Resource-Policy", "same-origin")  # scripts of data are for no other site's page
         super().end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:

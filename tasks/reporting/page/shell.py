@@ -13,8 +13,8 @@ from typing import Any
 
 SCRIPT = (
     *("elements.js", "words.js", "tables.js", "figures.js", "charts.js", "data.js", "filters.js"),
-    *("view_fleet.js", "view_tradeoff.js", "view_heat.js", "view_flips.js", "view_adapter.js", "view_history.js"),
-    *("view_bench.js", "main.js"),
+    *("view_fleet.js", "view_tradeoff.js", "view_heat.js", "view_flips.js", "view_tasks.js", "view_adapter.js"),
+    *("view_history.js", "view_bench.js", "main.js"),
 )
 HERE = Path(__file__).parent
 SCHEMA = 1  # of what the parts hold; in the page for whoever reads its data
@@ -47,6 +47,11 @@ def data_file(name: str, text: str) -> bytes:
     """The file beside the page that hands over one part."""
     script = f"tunefleet({json.dumps(name)},{json.dumps(text, ensure_ascii=False)})\n"
     return script.encode("utf-8", "replace")
+
+
+def in_page(text: str) -> bytes:
+    """One part as it stands in the page."""
+    return within_element(text).encode("utf-8", "replace")
 
 
 def within_element(text: str) -> str:

@@ -24,35 +24,46 @@ function ticks(low, high, wanted) {
   return Array.from({ length: last - first + 1 }, (_, index) => Number(((first + index) * step).toPrecision(12)));
 }
 
-const extent = (values) => values.filter(real).reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
+const extent = (values) => values.filter(real)
+  .reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
 
 function label(x, y, words, { anchor = "start", kind = "label" } = {}) {
   return s("text", { x, y, class: kind, "text-anchor": anchor, "font-size": TEXT }, words);
 }
 
-/** Axes for values of x and y, with a line at zero; null for an axis draws none of its ticks. */
-function plane({ width, height, xs, ys, x, y, left = 52, right = 14, top = 26, bottom = 44 }) {
-  const xTicks = ticks(...xs, Math.max(3, Math.floor(width / 110)));
-  const yTicks = ticks(...ys, Math.max(3, Math.floor(height / 60)));
-  const atX = scale([xTicks[0], xTicks.at(-1)], [left, width - right]);
-  const atY = scale([yTicks[0], yTicks.at(-1)], [height - bottom, top]);
+/** What every chart stands on: ticks `across` and `up` with their lines and figures, and the names `x` and `y` of the
+ *  axes. Where both have ticks, only those that go up are lined; a line at `zero` is there either way. */
+function ground({ width, height, across = [], up = [], x, y = "", zero = 0, figureX = short, figureY = short,
+  left = 52, right = 14, top = 26, bottom = 44 }) {
+  const atX = scale([across[0], across.at(-1)], [left, width - right]);
+  const atY = scale([up[0], up.at(-1)], [height - bottom, top]);
   const svg = s("svg", { width, height, viewBox: `0 0 ${width} ${height}` });
-  for (const tick of yTicks) {
-    svg.append(s("line", { class: tick === 0 ? "zero" : "grid", x1: left, x2: width - right, y1: atY(tick), y2: atY(tick) }),
-      label(left - 6, atY(tick) + 4, short(tick), { anchor: "end", kind: "tick" }));
+  const kind = (tick) => (tick === zero ? "zero" : "grid");
+  for (const tick of up) {
+    svg.append(s("line", { class: kind(tick), x1: left, x2: width - right, y1: atY(tick), y2: atY(tick) }),
+      label(left - 6, atY(tick) + 4, figureY(tick), { anchor: "end", kind: "tick" }));
   }
-  for (const tick of xTicks) {
-    if (tick === 0) svg.append(s("line", { class: "zero", y1: top, y2: height - bottom, x1: atX(0), x2: atX(0) }));
-    svg.append(label(atX(tick), height - bottom + 16, short(tick), { anchor: "middle", kind: "tick" }));
+  for (const tick of across) {
+    if (tick === zero || !up.length) {
+      svg.append(s("line", { class: kind(tick), x1: atX(tick), x2: atX(tick), y1: top, y2: height - bottom }));
+    }
+    svg.append(label(atX(tick), height - bottom + 16, figureX(tick), { anchor: "middle", kind: "tick" }));
   }
   svg.append(label(width - right, height - 8, x, { anchor: "end", kind: "axis" }), label(4, 14, y, { kind: "axis" }));
   return { svg, atX, atY };
 }
 
+/** The ground for values of x and y. */
+const plane = ({ width, height, xs, ys, ...more }) => ground({ width, height, ...more,
+  across: ticks(...xs, Math.max(3, Math.floor(width / 110))), up: ticks(...ys, Math.max(3, Math.floor(height / 60))) });
+
 function shape(verdict, x, y, size = 4.5) {
   const kind = `point ${(verdict ?? "none").toLowerCase()}`;
   if (verdict === "PASS") return s("circle", { class: kind, cx: x, cy: y, r: size });
-  if (verdict === "FAIL") return s("path", { class: kind, d: `M${x - size},${y - size}l${2 * size},${2 * size}m0,${-2 * size}l${-2 * size},${2 * size}` });
+  if (verdict === "FAIL") {
+    const [corner, across] = [`M${x - size},${y - size}`, 2 * size];
+    return s("path", { class: kind, d: `${corner}l${across},${across}m0,${-across}l${-across},${across}` });
+  }
   if (verdict === "INCONCLUSIVE") return s("circle", { class: kind, cx: x, cy: y, r: size });
   return s("rect", { class: kind, x: x - 3, y: y - 3, width: 6, height: 6 });
 }
@@ -60,26 +71,34 @@ function shape(verdict, x, y, size = 4.5) {
 /** What can be pointed at and walked to with the arrow keys, and reads itself out: a link, or only told. */
 const mark = (href, says, ...shapes) => s("a", { href, "data-says": says }, s("title", null, says), ...shapes);
 const told = (says, ...shapes) => s("g", { "data-says": says }, s("title", null, says), ...shapes);
-const line = (points, kind) => s("path", { class: kind, d: points.map(([x, y], index) => `${index ? "L" : "M"}${x.toFixed(1)},${y.toFixed(1)}`).join("") });
+const line = (points, kind) => s("path", { class: kind,
+  d: points.map(([x, y], index) => `${index ? "L" : "M"}${x.toFixed(1)},${y.toFixed(1)}`).join("") });
 const whisker = (x1, y1, x2, y2) => s("line", { class: "whisker", x1, y1, x2, y2 });
 
 /** Points {x, xLow, xHigh, y, yLow, yHigh, verdict, href, says}, the front through the best of them, and paths. */
 function scatter({ width, points, front, paths, x, y }) {
   const all = [...points, ...paths.flat()];
   const { svg, atX, atY } = plane({ width, height: Math.min(520, Math.max(320, width * 0.6)), x, y,
-    xs: extent(all.flatMap((one) => [one.x, one.xLow, one.xHigh, 0])), ys: extent(all.flatMap((one) => [one.y, one.yLow, one.yHigh, 0])) });
-  if (front.length > 1) svg.append(line(front.map((one) => [atX(one.x), atY(one.y)]), "front"));
+    xs: extent(all.flatMap((one) => [one.x, one.xLow, one.xHigh, 0])),
+    ys: extent(all.flatMap((one) => [one.y, one.yLow, one.yHigh, 0])) });
+  const at = (one) => [atX(one.x), atY(one.y)];
+  if (front.length > 1) svg.append(line(front.map(at), "front"));
   for (const path of paths) {
-    svg.append(line(path.map((one) => [atX(one.x), atY(one.y)]), "path"));
-    for (const one of path) svg.append(mark(one.href, one.says, s("circle", { class: "step", cx: atX(one.x), cy: atY(one.y), r: 3 })));
+    svg.append(line(path.map(at), "path"));
+    for (const one of path) {
+      svg.append(mark(one.href, one.says, s("circle", { class: "step", cx: atX(one.x), cy: atY(one.y), r: 3 })));
+    }
   }
   for (const one of points) {
+    const [across, up] = at(one);
     svg.append(mark(one.href, one.says,
-      one.whiskers && real(one.xLow) && real(one.xHigh) ? whisker(atX(one.xLow), atY(one.y), atX(one.xHigh), atY(one.y)) : null,
-      one.whiskers && real(one.yLow) && real(one.yHigh) ? whisker(atX(one.x), atY(one.yLow), atX(one.x), atY(one.yHigh)) : null,
-      shape(one.verdict, atX(one.x), atY(one.y))));
+      one.whiskers && real(one.xLow) && real(one.xHigh) ? whisker(atX(one.xLow), up, atX(one.xHigh), up) : null,
+      one.whiskers && real(one.yLow) && real(one.yHigh) ? whisker(across, atY(one.yLow), across, atY(one.yHigh)) : null,
+      shape(one.verdict, across, up)));
   }
-  if (points.length <= MOST_NAMES) svg.append(...names(points.map((one) => [atX(one.x), atY(one.y), one.name]), paths.flat().map((one) => [atX(one.x), atY(one.y)]), width));
+  if (points.length <= MOST_NAMES) {
+    svg.append(...names(points.map((one) => [...at(one), one.name]), paths.flat().map(at), width));
+  }
   return svg;
 }
 
@@ -90,7 +109,9 @@ function names(points, others, width) {
     const words = clip(name, 22);
     const long = words.length * TEXT * 0.6;
     const places = [[x + 9, y - 5], [x + 9, y + 14], [x - 9 - long, y - 5], [x - 9 - long, y + 14]];
-    const free = places.find(([left, base]) => left > 0 && left + long < width && !taken.some(([x1, y1, x2, y2]) => left < x2 && left + long > x1 && base - TEXT < y2 && base > y1));
+    const covers = ([left, base]) => ([x1, y1, x2, y2]) =>
+      left < x2 && left + long > x1 && base - TEXT < y2 && base > y1;
+    const free = places.find((one) => one[0] > 0 && one[0] + long < width && !taken.some(covers(one)));
     if (!free) return null;
     taken.push([free[0], free[1] - TEXT, free[0] + long, free[1]]);
     return label(...free, words, { kind: "label name" });
@@ -104,16 +125,17 @@ function curves({ width, series, x, y, height = 240, fromZero = false }) {
   const ys = extent([...points.map(([, value]) => value), fromZero ? 0 : null]);
   const { svg, atX, atY } = plane({ width, height, x, y, xs: extent(points.map(([at]) => at)), ys, right: 20 });
   drawn.forEach((one, index) => {
-    const places = one.points.map(([at, value]) => [atX(at), atY(value)]);
-    svg.append(line(places, `curve curve-${index % 4}`));
-    const every = Math.ceil(places.length / MOST_DOTS); // of a long curve some points only, and only when pointed at
+    const kind = `curve-${index % 4}`;
+    svg.append(line(one.points.map(([at, value]) => [atX(at), atY(value)]), `curve ${kind}`));
+    const every = Math.ceil(one.points.length / MOST_DOTS); // of a long curve some points, and only when pointed at
     for (const [at, value] of one.points.filter((_, place) => place % every === 0)) {
-      svg.append(told(`${one.name} at ${x} ${short(at)}: ${short(value)} ${y}`,
-        s("circle", { class: `dot curve-${index % 4}${every > 1 ? " faint" : ""}`, cx: atX(at), cy: atY(value), r: every > 1 ? 4 : 2.5 })));
+      svg.append(told(`${one.name} at ${x} ${short(at)}: ${short(value)} ${y}`, s("circle",
+        { class: `dot ${kind}${every > 1 ? " faint" : ""}`, cx: atX(at), cy: atY(value), r: every > 1 ? 4 : 2.5 })));
     }
     if (drawn.length > 1) {
       const from = width - 110 * (drawn.length - index);
-      svg.append(s("line", { class: `curve curve-${index % 4}`, x1: from, x2: from + 24, y1: 10, y2: 10 }), label(from + 30, 14, clip(one.name, 12)));
+      svg.append(s("line", { class: `curve ${kind}`, x1: from, x2: from + 24, y1: 10, y2: 10 }),
+        label(from + 30, 14, clip(one.name, 12)));
     }
   });
   return svg;
@@ -125,24 +147,17 @@ function intervals({ width, rows, x }) {
   const left = narrow ? 24 : Math.min(240, width * 0.34);
   const step = narrow ? 46 : 30;
   const xs = extent(rows.flatMap((one) => [one.low, one.high, one.delta, one.margin, 0]));
-  const height = rows.length * step + 62;
-  const at = ticks(...xs, narrow ? 4 : 7);
-  const atX = scale([at[0], at.at(-1)], [left, width - 16]);
-  const svg = s("svg", { width, height, viewBox: `0 0 ${width} ${height}` });
-  for (const tick of at) {
-    svg.append(s("line", { class: tick === 0 ? "zero" : "grid", x1: atX(tick), x2: atX(tick), y1: 8, y2: height - 46 }),
-      label(atX(tick), height - 30, short(tick), { anchor: "middle", kind: "tick" }));
-  }
-  svg.append(label(width - 16, height - 8, x, { anchor: "end", kind: "axis" }));
+  const { svg, atX } = ground({ width, height: rows.length * step + 62, x, across: ticks(...xs, narrow ? 4 : 7),
+    left, right: 16, top: 8, bottom: 46 });
   rows.forEach((one, index) => {
     const y = index * step + (narrow ? 34 : 24);
     const words = `${clip(one.name, narrow ? 34 : 24)} (n ${count(one.n)})`;
     svg.append(narrow ? label(4, y - 14, words) : label(left - 10, y + 4, words, { anchor: "end" }));
-    const parts = [];
-    if (real(one.low) && real(one.high)) parts.push(s("line", { class: "interval", x1: atX(one.low), x2: atX(one.high), y1: y, y2: y }));
-    if (real(one.margin)) parts.push(s("path", { class: "margin", d: `M${atX(one.margin)},${y - 9}v18` }));
-    if (real(one.delta)) parts.push(shape(one.verdict, atX(one.delta), y));
-    svg.append(told(one.says, ...parts));
+    svg.append(told(one.says,
+      real(one.low) && real(one.high)
+        ? s("line", { class: "interval", x1: atX(one.low), x2: atX(one.high), y1: y, y2: y }) : null,
+      real(one.margin) ? s("path", { class: "margin", d: `M${atX(one.margin)},${y - 9}v18` }) : null,
+      real(one.delta) ? shape(one.verdict, atX(one.delta), y) : null));
   });
   return svg;
 }
@@ -158,55 +173,64 @@ function heat({ width: room, rows, columns, cellOf }) {
   const width = left + columns.length * wide + heading * 0.77;
   const height = top + rows.length * high + 8;
   const svg = s("svg", { width, height, viewBox: `0 0 ${width} ${height}`, "data-across": columns.length + 1 },
-    s("defs", null, s("pattern", { id: "open", width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
-      s("line", { class: "hatch", x1: 0, x2: 0, y1: 0, y2: 6 }))));
+    s("defs", null,
+      s("pattern", { id: "open", width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
+        s("line", { class: "hatch", x1: 0, x2: 0, y1: 0, y2: 6 }))));
   columns.forEach((name, index) => {
-    const x = left + index * wide + wide / 2;
-    svg.append(s("text", { class: "label", "font-size": TEXT, transform: `translate(${x},${top - 8}) rotate(-40)` }, s("title", null, name), clip(name, 30)));
+    const turned = `translate(${left + index * wide + wide / 2},${top - 8}) rotate(-40)`;
+    svg.append(s("text", { class: "label", "font-size": TEXT, transform: turned },
+      s("title", null, name), clip(name, 30)));
   });
   rows.forEach((row, down) => {
     const y = top + down * high;
+    const write = (x, words, kind) => label(x, y + 17, words, { anchor: "middle", kind });
     svg.append(mark(row.href, row.name, label(left - 8, y + 17, clip(row.name, letters), { anchor: "end" })));
     columns.forEach((name, across) => {
       const found = cellOf(row, across);
       const x = left + across * wide;
-      if (!found) return svg.append(told(`${isolated(row.name)}, ${name}: was not asked`, label(x + wide / 2, y + 17, "·", { anchor: "middle", kind: "tick" })));
+      const box = (by) => ({ x: x + by, y: y + by, width: wide - 2 * by, height: high - 2 * by });
+      if (!found) {
+        svg.append(told(`${isolated(row.name)}, ${name}: was not asked`, write(x + wide / 2, "·", "tick")));
+        return;
+      }
+      const open = found.verdict === "INCONCLUSIVE";
       svg.append(told(found.says,
-        s("rect", { class: `cell ${found.level}`, x: x + 1, y: y + 1, width: wide - 2, height: high - 2 }),
-        found.verdict === "INCONCLUSIVE" ? s("rect", { fill: "url(#open)", x: x + 1, y: y + 1, width: wide - 2, height: high - 2 }) : null,
-        found.verdict === "FAIL" ? s("rect", { class: "breach", x: x + 2, y: y + 2, width: wide - 4, height: high - 4 }) : null,
-        label(x + wide / 2, y + 17, found.words, { anchor: "middle", kind: found.verdict === "INCONCLUSIVE" ? "value on-hatch" : "value" })));
+        s("rect", { class: `cell ${found.level}`, ...box(1) }),
+        open ? s("rect", { fill: "url(#open)", ...box(1) }) : null,
+        found.verdict === "FAIL" ? s("rect", { class: "breach", ...box(2) }) : null,
+        write(x + wide / 2, found.words, open ? "value on-hatch" : "value")));
     });
   });
   return svg;
 }
 
-const clip = (words, length) => (words.length > length ? `${[...words].slice(0, length - 1).join("")}…` : words);
+const clip = (words, length) =>
+  (words.length > length ? `${[...words].slice(0, length - 1).join("")}…` : words);
 
 /** Estimates with intervals in the order of releases, {name, delta, low, high, margin, verdict, href, says}. */
 function overReleases({ width, points, y }) {
-  const height = 280;
+  const [height, left, right, bottom] = [280, 52, 14, 44];
   const ys = extent(points.flatMap((one) => [one.low, one.high, one.delta, one.margin, 0]));
-  const [left, right, top, bottom] = [52, 14, 26, 44];
-  const at = ticks(...ys, 5);
-  const atY = scale([at[0], at.at(-1)], [height - bottom, top]);
+  const { svg, atY } = ground({ width, height, up: ticks(...ys, 5), x: "release", y, left, right, bottom });
   const step = (width - left - right) / points.length;
   const atX = (index) => left + step * (index + 0.5);
-  const svg = s("svg", { width, height, viewBox: `0 0 ${width} ${height}` });
-  for (const tick of at) {
-    svg.append(s("line", { class: tick === 0 ? "zero" : "grid", x1: left, x2: width - right, y1: atY(tick), y2: atY(tick) }),
-      label(left - 6, atY(tick) + 4, short(tick), { anchor: "end", kind: "tick" }));
-  }
-  svg.append(label(4, 14, y, { kind: "axis" }), label(width - right, height - 8, "release", { anchor: "end", kind: "axis" }));
   const drawn = points.map((one, index) => [one, index]).filter(([one]) => real(one.delta));
   svg.append(line(drawn.map(([one, index]) => [atX(index), atY(one.delta)]), "path"));
   const every = Math.ceil(70 / step);
   points.forEach((one, index) => {
-    if (real(one.margin)) svg.append(s("line", { class: "margin", x1: atX(index) - step / 2, x2: atX(index) + step / 2, y1: atY(one.margin), y2: atY(one.margin) }));
-    if (index % every === 0) svg.append(label(atX(index), height - bottom + 18, clip(one.name, 16), { anchor: "middle", kind: "tick" }));
-    if (real(one.delta)) svg.append(mark(one.href, one.says,
-      real(one.low) && real(one.high) ? whisker(atX(index), atY(one.low), atX(index), atY(one.high)) : null,
-      shape(one.verdict, atX(index), atY(one.delta))));
+    const x = atX(index);
+    if (real(one.margin)) {
+      svg.append(s("line", { class: "margin", x1: x - step / 2, x2: x + step / 2,
+        y1: atY(one.margin), y2: atY(one.margin) }));
+    }
+    if (index % every === 0) {
+      svg.append(label(x, height - bottom + 18, clip(one.name, 16), { anchor: "middle", kind: "tick" }));
+    }
+    if (real(one.delta)) {
+      svg.append(mark(one.href, one.says,
+        real(one.low) && real(one.high) ? whisker(x, atY(one.low), x, atY(one.high)) : null,
+        shape(one.verdict, x, atY(one.delta))));
+    }
   });
   return svg;
 }

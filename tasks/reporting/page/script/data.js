@@ -8,7 +8,7 @@ const arrived = new Map();
 
 window.tunefleet = (name, text) => arrived.get(name)?.(JSON.parse(text));
 
-/** A part of the data; an Error in words if its file is missing. */
+/** A part of the data; an Error in words if its file is missing or damaged. */
 function need(name) {
   if (!parts.has(name)) parts.set(name, fetchPart(name));
   return parts.get(name);
@@ -20,12 +20,14 @@ function fetchPart(name) {
   const file = SITE.files[name];
   if (!file) return Promise.reject(new Error(`this page has no data called ${name}.`));
   return new Promise((resolve, reject) => {
-    arrived.set(name, resolve);
-    const script = h("script", { src: file, charset: "utf-8", error: () => {
-      parts.delete(name);
-      reject(new Error(`${file} is missing beside this page, or the dashboard was built anew: reload it, or run tunefleet dashboard again.`));
-    } });
-    document.head.append(script);
+    const fail = (what) => {
+      parts.delete(name); // it is asked for again when a view needs it again
+      reject(new Error(`${file} ${what} Reload the page, or run tunefleet dashboard again.`));
+    };
+    arrived.set(name, (value) => (arrived.delete(name), resolve(value)));
+    document.head.append(h("script", { src: file, charset: "utf-8",
+      load: () => arrived.has(name) && fail("is cut or damaged: it holds no data."), // a script with a fault loads, too
+      error: () => fail("is missing beside this page, or the dashboard was built anew.") }));
   });
 }
 
@@ -44,7 +46,7 @@ function unpacked({ length, columns }) {
 }
 
 const idOf = (row) => `${row.name}@${row.run_id}`;
-const adapterHref = (row) => `#/adapter/${encodeURIComponent(row.name)}@${encodeURIComponent(row.run_id)}`;
+const adapterHref = ({ name, run_id }) => `#/adapter/${encodeURIComponent(name)}@${encodeURIComponent(run_id)}`;
 const historyHref = (name) => `#/history/${encodeURIComponent(name)}`;
 
 let fleetRows = null;
@@ -54,7 +56,8 @@ async function fleet() {
     for (const [index, row] of fleetRows.entries()) {
       row.index = index;
       row.time = Date.parse(row.started);
-      row.words = [row.name, row.run_id, row.recipe, row.base_model, row.data_source, row.method, row.status, row.target?.task, row.worst?.task].join(" ").toLowerCase();
+      row.words = [row.name, row.run_id, row.recipe, row.base_model, row.data_source, row.method, row.status,
+        row.target?.task, row.worst?.task].join(" ").toLowerCase();
     }
   }
   return fleetRows;

@@ -14,8 +14,10 @@ function figure({ id, title, question, draw, data, note = null, widest = 1272 })
     h("div", { class: "tools" },
       h("button", { type: "button", class: "quiet", click: () => saveSvg(canvas.firstChild, id) }, "SVG"),
       h("button", { type: "button", class: "quiet", click: () => savePng(canvas.firstChild, id) }, "PNG"),
-      h("button", { type: "button", class: "quiet", click: () => copy(data().map((line) => line.map(cell).join("\t")).join("\n"), "data copied as TSV") }, "Copy data as TSV"),
-      h("a", { class: "quiet", href: `#/chart/${encodeURIComponent(id)}${routeWithoutChart()}` }, "Link to this chart")));
+      h("button", { type: "button", class: "quiet", click: () => copy(tsv(data()), "data copied as TSV") },
+        "Copy data as TSV"),
+      h("a", { class: "quiet", href: `#/chart/${encodeURIComponent(id)}${routeWithoutChart()}` },
+        "Link to this chart")));
   const say_it = (event) => {
     const mark = event.target.closest?.("[data-says]");
     reading.textContent = mark ? mark.dataset.says : (note ?? "");
@@ -56,7 +58,9 @@ function alone(svg) {
   const [from, to] = [svg.querySelectorAll("*"), copied.querySelectorAll("*")];
   from.forEach((source, index) => {
     const style = getComputedStyle(source);
-    for (const name of KEPT_STYLES) if (style.getPropertyValue(name)) to[index].setAttribute(name, style.getPropertyValue(name));
+    for (const name of KEPT_STYLES) {
+      if (style.getPropertyValue(name)) to[index].setAttribute(name, style.getPropertyValue(name));
+    }
   });
   for (const link of copied.querySelectorAll("a")) link.removeAttribute("href");
   copied.prepend(s("rect", { width: "100%", height: "100%", fill: getComputedStyle(document.body).backgroundColor }));

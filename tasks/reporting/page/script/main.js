@@ -1,7 +1,10 @@
 // Routes: #/fleet, #/tradeoff, #/heat, #/adapter/NAME@RUN, #/history/NAME, #/bench, each with ?filters; #/chart/ID/...
 // before one of them shows that chart alone.
 
-const VIEWS = { fleet: viewFleet, tradeoff: viewTradeoff, heat: viewHeat, adapter: viewAdapter, history: viewHistory, bench: viewBench };
+const VIEWS = {
+  fleet: viewFleet, tradeoff: viewTradeoff, heat: viewHeat,
+  adapter: viewAdapter, history: viewHistory, bench: viewBench,
+};
 
 function route() {
   const [path, asked = ""] = (location.hash.slice(1) || "/fleet").split("?");
@@ -30,9 +33,12 @@ async function show() {
     if (link.hash === `#/${here.view}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  const late = setTimeout(() => mine === turn && main.replaceChildren(h("p", { class: "missing" }, "reading the data …")), 200);
+  const reading = h("p", { class: "missing" }, "reading the data …");
+  const late = setTimeout(() => mine === turn && main.replaceChildren(reading), 200);
   try {
-    if (!Object.hasOwn(VIEWS, here.view)) throw new Error(`there is no view called ${here.view}; there are ${Object.keys(VIEWS).join(", ")}.`);
+    if (!Object.hasOwn(VIEWS, here.view)) {
+      throw new Error(`there is no view called ${here.view}; there are ${Object.keys(VIEWS).join(", ")}.`);
+    }
     await VIEWS[here.view](next, here);
   } catch (error) {
     trouble(error, next);
@@ -42,14 +48,16 @@ async function show() {
   main.replaceChildren(next);
   if (here.chart !== null) {
     const wanted = document.getElementById(`chart-${here.chart}`);
-    if (wanted) next.replaceChildren(wanted, h("p", null, h("a", { href: `#${routeWithoutChart()}` }, "The whole view")));
+    const whole = h("p", null, h("a", { href: `#${routeWithoutChart()}` }, "The whole view"));
+    if (wanted) next.replaceChildren(wanted, whole);
   }
   redrawCharts();
   document.title = `${[here.rest, here.view].filter(Boolean).join(" – ")} · ${SITE.title}`;
   document.body.dataset.shown = location.hash || "#/fleet"; // for tests: this view is complete
 }
 
-function trouble(error, at = main) {
+/** What went wrong, in words, within the part of the view `at` that lacks something for it. */
+function trouble(error, at) {
   at.append(h("p", { class: "error", role: "alert" }, error.message));
   if (!(error instanceof Error) || error.constructor !== Error) console.error(error);
 }
@@ -66,6 +74,8 @@ addEventListener("resize", () => {
   clearTimeout(resizing);
   resizing = setTimeout(redrawCharts, 150);
 });
+addEventListener("beforeprint", () => main.querySelectorAll("div.table").forEach((one) => one.whole()));
+addEventListener("afterprint", () => main.querySelectorAll("div.table").forEach((one) => one.asChosen()));
 addEventListener("hashchange", () => (show(), scrollTo(0, 0)));
 document.querySelector("a.skip").addEventListener("click", (event) => (event.preventDefault(), main.focus()));
 
@@ -89,17 +99,22 @@ try {
 
 // Only a page that tunefleet serves on this machine asks, now and then, whether it was built anew.
 const newer = document.getElementById("newer");
+const later = () => setTimeout(watch, 1000 * SITE.watch);
 function watch() {
-  if (document.hidden) return setTimeout(watch, 1000 * SITE.watch);
-  arrived.set("now", (made) => (made === SITE.made ? setTimeout(watch, 1000 * SITE.watch) : tell("The results have changed.", "Show them")));
-  const asked = h("script", { src: `now.js?${Date.now()}`, load: () => asked.remove(), error: () => tell("The server has ended; this is how things stood.", "Ask again") });
+  if (document.hidden) return later();
+  arrived.set("now", (made) => (made === SITE.made ? later() : tell("The results have changed.", "Show them")));
+  const asked = h("script", { src: `now.js?${Date.now()}`, load: () => asked.remove(),
+    error: () => tell("The server has ended; this is how things stood.", "Ask again") });
   document.head.append(asked);
 }
 function tell(words, button) {
-  newer.replaceChildren(words, " ", h("button", { type: "button", class: "quiet", click: () => location.reload() }, button));
+  const again = h("button", { type: "button", class: "quiet", click: () => location.reload() }, button);
+  newer.replaceChildren(words, " ", again);
 }
-if (SITE.watch && location.protocol === "http:" && ["127.0.0.1", "localhost"].includes(location.hostname)) setTimeout(watch, 1000 * SITE.watch);
+const served = location.protocol === "http:" && ["127.0.0.1", "localhost"].includes(location.hostname);
+if (SITE.watch && served) later();
 
 document.getElementById("made").replaceChildren(when(SITE.made));
-document.getElementById("zone").textContent = `Times in ${Intl.DateTimeFormat().resolvedOptions().timeZone ?? ZONE_NAME}.`;
+const zone = Intl.DateTimeFormat().resolvedOptions().timeZone ?? ZONE_NAME;
+document.getElementById("zone").textContent = `Times in ${zone}.`;
 show();

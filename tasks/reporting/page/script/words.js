@@ -2,7 +2,8 @@
 // points (hundredths); a loss per token's is in nats. What was not recorded is a dash, never a zero.
 
 const real = (value) => typeof value === "number" && Number.isFinite(value);
-const digits = (value, places) => value.toLocaleString(undefined, { minimumFractionDigits: places, maximumFractionDigits: places });
+const digits = (value, places) =>
+  value.toLocaleString(undefined, { minimumFractionDigits: places, maximumFractionDigits: places });
 const count = (value) => (real(value) ? value.toLocaleString() : "–");
 const counted = (value, noun) => `${count(value)} ${noun}${value === 1 ? "" : "s"}`;
 const signed = (value, places) => {
@@ -13,9 +14,18 @@ const signed = (value, places) => {
 const UNITS = { points: { times: 100, places: 1, score: "%" }, nats: { times: 1, places: 3, score: "nats" } };
 const unitOf = (unit) => UNITS[unit] ?? { times: 1, places: 3, score: unit ?? "" };
 
+/** A figure of the data as it is shown: hundredths of a fraction. */
+const inUnit = (value, unit) => (real(value) ? value * unitOf(unit).times : null);
 /** A difference without its unit, for columns that name it. */
-const change = (value, unit) => (real(value) ? signed(value * unitOf(unit).times, unitOf(unit).places) : "–");
-const score = (value, unit) => (real(value) ? `${digits(value * unitOf(unit).times, unitOf(unit).places)} ${unitOf(unit).score}` : "–");
+const change = (value, unit) => (real(value) ? signed(inUnit(value, unit), unitOf(unit).places) : "–");
+const score = (value, unit) =>
+  (real(value) ? `${digits(inUnit(value, unit), unitOf(unit).places)} ${unitOf(unit).score}` : "–");
+const marginWords = (margin, unit) => (real(margin) ? `margin ${change(margin, unit)}` : "no margin");
+
+/** {delta, low, high} of which more is better, also where less of what was measured is. */
+const turned = ({ delta, low, high }, higherIsBetter) => (higherIsBetter === false
+  ? { delta: minus(delta), low: minus(high), high: minus(low) } : { delta, low, high });
+const minus = (value) => (real(value) ? -value || 0 : null);
 
 /** "+12.3 points (+4.0 to +20.1), n 100" */
 function measured({ delta, low, high, n, unit }) {
@@ -38,7 +48,9 @@ function duration(seconds) {
   return seconds < 7200 ? `${digits(seconds / 60, 1)} min` : `${digits(seconds / 3600, 1)} h`;
 }
 
-const short = (value) => (real(value) ? Number(value.toPrecision(4)).toLocaleString(undefined, { maximumSignificantDigits: 4 }).replace("-", "−") : "–");
+const FOUR = { maximumSignificantDigits: 4 };
+const short = (value) =>
+  (real(value) ? Number(value.toPrecision(4)).toLocaleString(undefined, FOUR).replace("-", "−") : "–");
 
 const probability = (value) => (real(value) ? (value < 0.001 ? "< 0.001" : digits(value, 3)) : "–");
 
@@ -46,7 +58,8 @@ const ZONE = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle
 const ZONE_NAME = new Intl.DateTimeFormat(undefined, { timeZoneName: "short" }).formatToParts(new Date())
   .find((part) => part.type === "timeZoneName")?.value ?? "";
 const moment = (iso) => (Date.parse(iso) ? ZONE.format(new Date(iso)) : "–");
-const when = (iso) => (Date.parse(iso) ? h("time", { datetime: iso, title: `${iso} (shown in ${ZONE_NAME})` }, moment(iso)) : missing());
+const when = (iso) => (Date.parse(iso)
+  ? h("time", { datetime: iso, title: `${iso} (shown in ${ZONE_NAME})` }, moment(iso)) : missing());
 
 const MARKS = { PASS: "✓", FAIL: "✕", INCONCLUSIVE: "?" };
 /** A verdict or state: a mark and a word, so that the colour is only an ornament. */
