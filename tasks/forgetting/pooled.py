@@ -35,10 +35,11 @@ class Pool(BaseModel):
     def told(self, alpha: float) -> str:
         """The decision in a sentence."""
         ruled_out = "is ruled out" if self.p_value <= alpha else "cannot be ruled out"
-        return (
-            f"the drop over {self.n_tasks} general tasks is {points(self.drop)} on average; one of "
-            f"{points(self.margin)} or more {ruled_out} ({p(self.p_value)})"
-        )
+        if self.drop < 0:
+            said = f"over {self.n_tasks} general tasks the average rose by {points(-self.drop)}; a drop of "
+        else:
+            said = f"the drop over {self.n_tasks} general tasks is {points(self.drop)} on average; one of "
+        return said + f"{points(self.margin)} or more {ruled_out} ({p(self.p_value)})"
 
 
 def pool(tasks: Sequence[TaskVerdict], margin: float, alpha: float) -> Pool | None:

@@ -42,6 +42,9 @@ def test_vector():
         "the drop over 6 general tasks is 0.144 points on average; one of 2 points or more is ruled out (p = 0.004)"
     )
     assert "or more cannot be ruled out" in found.told(0.001)
+    assert found.model_copy(update={"drop": -0.018}).told(0.05) == (
+        "over 6 general tasks the average rose by 1.8 points; a drop of 2 points or more is ruled out (p = 0.004)"
+    )
 
 
 @pytest.mark.parametrize("margin", [-0.03, 0.005, 0.02, 0.1])
