@@ -28,7 +28,7 @@ def trainable(method: str, base: Path, lora: Mapping[str, Any], device: str, wor
         model = load_base(base, "none", device, dtype=torch.float32)
     else:
         loaded = load_base(base, QUANTIZATION[method], device)
-        _keep_unpacked(loaded)
+        keep_unpacked(loaded)
         model = add_adapter(loaded, lora, base)
         if changes_the_base(lora) and os.environ.get("RANK", "0") == "0":
             model.save_pretrained(_start_folder(work))
@@ -38,7 +38,7 @@ def trainable(method: str, base: Path, lora: Mapping[str, Any], device: str, wor
     return model
 
 
-def _keep_unpacked(model: Any) -> None:
+def keep_unpacked(model: Any) -> None:
     """Keep bitsandbytes from repacking 4-bit weights for inference on a CPU: the matmul then has no gradient.
 
     It does so at the first forward in eval mode, such as a validation loss in the middle of training (seen in 0.50.2).
@@ -106,14 +106,14 @@ def save(
     else:  # beside "default" there is DPO's reference
         model.save_pretrained(output, selected_adapters=["default"], state_dict=state)
     (output / "README.md").unlink(missing_ok=True)  # a card is written at publishing, when there is something to say
-    _same_bytes_for_same_settings(output / "adapter_config.json", base_name)
+    same_bytes_for_same_settings(output / "adapter_config.json", base_name)
 
 
 def _start_folder(work: Path) -> Path:
     return work / "start"
 
 
-def _same_bytes_for_same_settings(path: Path, base_name: str) -> None:
+def same_bytes_for_same_settings(path: Path, base_name: str) -> None:
     config = json.loads(path.read_text())
     config["base_model_name_or_path"] = base_name
     for key in ("target_modules", "exclude_modules"):

@@ -19,15 +19,13 @@ from transformers import Trainer
 from trl import DPOTrainer, SFTTrainer
 
 from infra.errors import DivergedError, PreemptedError
-from tasks.training import checkpoints, curve, features, travelling
+from tasks.training import checkpoints, curve, features, runaway, travelling
 from tasks.training.pace import Pace
 from tasks.training.rendering import IGNORED
 from tasks.training.sampling import SeededLengthSampler
 from tasks.training.watch import Watch
 
 SAVE_SECONDS = 60  # between checkpoints, if the recipe names no steps: a crash costs a minute
-RUNAWAY_STEPS = 3  # steps in a row with a runaway loss that end the job
-SHOWN_ROWS = 8
 CLOCK = "clock.json"  # in a checkpoint: seconds of training before it, and how long each step took
 
 
@@ -139,24 +137,12 @@ class Reliable:
         """DivergedError if the step that was just logged shows that training is lost."""
         if not math.isfinite(float(logs.get("grad_norm", 0.0))):
             raise DivergedError(f"the gradient norm is {logs['grad_norm']} {self._where(self.state.global_step)}")
-        first, last = curve.first_and_last_losses(self.state.log_history, RUNAWAY_STEPS)
-        # A uniform guess has log(vocabulary); twice that, and twice the start, is no noise of small batches.
-        limit = max(2 * math.log(self.model.config.get_text_config().vocab_size), 2 * first)
-        if len(last) == RUNAWAY_STEPS and min(last) > limit:
-            raise DivergedError(
-                f"the loss ran away: {first:.3g} at the first step, above {limit:.3g} for {RUNAWAY_STEPS} steps, "
-                f"{last[-1]:.3g} {self._where(self.state.global_step)}"
-            )
+        vocabulary = self.model.config.get_text_config().vocab_size
+        runaway.check(self.state.log_history, vocabulary, lambda: self._where(self.state.global_step))
 
     def _where(self: Any, step: int) -> str:
-        names = sorted({self._row_of(ids) for batch in self._batches for ids in batch.tolist()})
-        more = f" and {len(names) - SHOWN_ROWS} more" if len(names) > SHOWN_ROWS else ""
-        rows = ", ".join(names[:SHOWN_ROWS]) + more
-        rate = self._get_learning_rate()
-        return (
-            f"at step {step}, learning rate {rate:.3g}, rows {rows}. Lower learning_rate or max_grad_norm, "
-            "or look at these rows."
-        )
+        rows = [self._row_of(ids) for batch in self._batches for ids in batch.tolist()]
+        return runaway.where(step, self._get_learning_rate(), rows)
 
     def _row_of(self: Any, ids: list[int]) -> str:
         """Where the row stands that a padded line of a batch was made from."""
