@@ -17,7 +17,7 @@ AT_ONCE = 64  # adapters, whose manifests are read together
 COUNTS = ("steps", "planned_steps", "best_step", "stopped_early", "tokens", "validation_loss", "seed", "world_size")
 SETTINGS = (
     *("per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "device"),
-    *("peak_memory_bytes", "out_of_memory_at"),
+    *("peak_memory_bytes", "out_of_memory_at", "engine", "pack", "computed_tokens"),
 )
 
 

@@ -76,6 +76,7 @@ COLUMNS: dict[str, Kind] = {
     **_all(FLOAT, "train_seconds", "tokens_per_second", "train_loss", "validation_loss"),
     **_all(INT, "seed", "world_size", "per_device_train_batch_size", "gradient_accumulation_steps"),
     **{"device": TEXT, "gradient_checkpointing": BOOL, "peak_memory_bytes": INT, "out_of_memory_at": [INT]},
+    **{"engine": TEXT, "pack": [TEXT], "computed_tokens": INT},
     **_all(FLOAT, "train_device_seconds", "score_device_seconds", "device_seconds"),
     # what was said of it
     **{"alpha": FLOAT, "adjust": TEXT, "p_value": FLOAT, "p_adjusted": FLOAT},

@@ -36,6 +36,7 @@ TRAINED = {
     "pace": PACE,
     **{"seed": 0, "device": "cuda:0", "world_size": 2, "gradient_checkpointing": False, "out_of_memory_at": [8]},
     **{"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "peak_memory_bytes": 1234},
+    **{"engine": "packed", "pack": ["one", "two"], "computed_tokens": 120},
 }
 ROWS: list[dict[str, Any]] = [
     {

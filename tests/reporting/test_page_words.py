@@ -87,3 +87,12 @@ def test_a_release_without_results_is_not_known_and_no_other_task(tmp_path: Path
     said = dict(cells)
     assert "another task then" in said["other"] and "→" not in said["other"]
     assert "not known then" in said["unknown"]
+
+
+def test_who_shared_a_process_and_what_that_saved_is_said(tmp_path: Path, tab: Page) -> None:
+    row = of_plain_text(engine="packed", pack=["text", "another", "third"], tokens=1000, computed_tokens=240)
+    assert "packed, together with 2 others, 240 of 1,000 tokens computed" in opened(tab, tmp_path, row)
+
+
+def test_an_adapter_of_before_packs_says_nothing_of_its_engine(tmp_path: Path, tab: Page) -> None:
+    assert "Engine" not in opened(tab, tmp_path, of_plain_text())

@@ -81,6 +81,8 @@ def test_a_run_leaves_all_that_its_summary_and_its_artifacts_say(store: Store) -
         assert (task["lost"], task["gained"], task["seconds"]) == (flips["lost"], flips["gained"], SECONDS)
     for key in ("steps", "tokens", "validation_loss", "device", "peak_memory_bytes", "out_of_memory_at", "world_size"):
         assert one[key] == TRAINED[key], key
+    for key in ("engine", "pack", "computed_tokens"):
+        assert one[key] == TRAINED[key], key
     assert (one["train_seconds"], one["train_loss"], one["tokens_per_second"]) == (4.0, 1.0, 50.0)
     assert (one["train_device_seconds"], one["score_device_seconds"]) == (8.0, 3 * SECONDS)
     assert one["device_seconds"] == 8.0 + 3 * SECONDS

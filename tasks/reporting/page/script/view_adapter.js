@@ -31,7 +31,8 @@ function facts(one) {
     ["Method", methodOf(one)], ["Base", one.base_model], ["Data", one.data_source], ["Rows", rowsWords(one)],
     ["Trained", shareWords(one)], ["Steps", stepsWords(one)], ["Loss, nats per token", lossWords(one)],
     ["Speed", real(one.tokens_per_second) ? `${count(Math.round(one.tokens_per_second))} tokens per second` : null],
-    ["Peak memory", memoryWords(one)], ["Device time", timeWords(one)], ["Size", sizeWords(one)],
+    ["Engine", engineWords(one)], ["Peak memory", memoryWords(one)], ["Device time", timeWords(one)],
+    ["Size", sizeWords(one)],
     ["Release", one.release], ["Digest", one.digest?.slice(0, 12)], ["Commit", one.git_commit?.slice(0, 12)],
     ["Win rate", winWords(one.win_rate)],
   ].filter(([, words]) => words);
@@ -58,6 +59,12 @@ function lossWords({ train_loss: train, validation_loss: validation }) {
 }
 const memoryWords = (one) => (real(one.peak_memory_bytes)
   ? `${bytes(one.peak_memory_bytes)} (${one.device === "cpu" ? "process" : one.device ?? "device"})` : null);
+function engineWords({ engine, pack, tokens, computed_tokens: computed }) {
+  if (!engine) return null;
+  const others = (pack?.length ?? 1) - 1;
+  const shared = real(computed) && computed < tokens ? `${count(computed)} of ${count(tokens)} tokens computed` : null;
+  return [engine, others > 0 ? `together with ${counted(others, "other")}` : null, shared].filter(Boolean).join(", ");
+}
 const timeWords = (one) => (real(one.device_seconds) ? `${duration(one.device_seconds)} ` +
   `(${duration(one.train_device_seconds)} training, ${duration(one.score_device_seconds)} answering)` : null);
 const sizeWords = (one) => [["adapter", one.adapter_bytes], ["merged", one.merged_bytes], ["GGUF", one.gguf_bytes]]
