@@ -23,6 +23,7 @@ from infra.hashing import digest_file
 
 HASHES = "hashes.json"
 WAIT_SECONDS = 60
+SAVE_SECONDS = 60  # between checkpoints, if the recipe names no steps: a crash costs a minute
 KEPT = 2  # checkpoints: if the newest turns out damaged, there is the one before
 
 

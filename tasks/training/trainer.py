@@ -20,12 +20,12 @@ from trl import DPOTrainer, SFTTrainer
 
 from infra.errors import DivergedError, PreemptedError
 from tasks.training import checkpoints, curve, features, runaway, travelling
+from tasks.training.checkpoints import SAVE_SECONDS
 from tasks.training.pace import Pace
 from tasks.training.rendering import IGNORED
 from tasks.training.sampling import SeededLengthSampler
 from tasks.training.watch import Watch
 
-SAVE_SECONDS = 60  # between checkpoints, if the recipe names no steps: a crash costs a minute
 CLOCK = "clock.json"  # in a checkpoint: seconds of training before it, and how long each step took
 
 

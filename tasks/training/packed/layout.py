@@ -40,7 +40,8 @@ def blocks_of(rows: Sequence[Features], hidden: int, *, capacity: int, shares: b
     """
     ordered = sorted(rows, key=lambda row: row["input_ids"])
     groups: list[list[Features]] = []
-    size, before = 0, []
+    size = 0
+    before: list[int] = []
     for row in ordered:
         ids = row["input_ids"]
         common = common_prefix(before, ids) if shares and groups else 0

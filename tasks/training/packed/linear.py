@@ -36,10 +36,10 @@ class SharedLinear(nn.Module):
     direction: the same numbers, for four times the memory.
     """
 
-    def __init__(self, base: nn.Module, *, keeps: bool):
+    def __init__(self, base: Any, *, keeps: bool):
         super().__init__()
         self.adaptations: dict[str, Adaptation] = {}
-        self.bias = base.bias
+        self.bias: torch.Tensor | None = base.bias
         self.is_transposed = isinstance(base, Conv1D)
         self.quant_state = getattr(base.weight, "quant_state", None)
         self.frozen: torch.Tensor = base.weight.data  # no parameter: it is nobody's to train, move or save

@@ -23,6 +23,8 @@ from tasks.training.packed.order import RowOrder
 from tasks.training.packed.weights import AdapterWeights
 from tasks.training.schedule import in_steps, steps_of, steps_per_epoch
 
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what AdamW keeps, by its own names
+
 
 class Member:
     """An adapter in training. `job` is its part of the pack's job; `rows` and `validation` are finished tokens."""
@@ -144,7 +146,7 @@ class Member:
     def save(self, *, number: int, pack: str) -> None:
         """A checkpoint in round `number` of the pack of that name."""
         moments = self.optimizer.state.get(self.weights.flat, {})
-        tensors = {"weights": self.weights.flat.data, **{key: moments[key] for key in _MOMENTS if key in moments}}
+        tensors = {"weights": self.weights.flat.data, **{key: moments[key] for key in MOMENTS if key in moments}}
         log = {
             "global_step": self.step,
             "best_global_step": self.best[0] if self.best and self.save_best else None,
@@ -207,9 +209,6 @@ class Member:
             "per_device_train_batch_size": self.training["per_device_train_batch_size"],
             "gradient_accumulation_steps": self.training["gradient_accumulation_steps"],
         }
-
-
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 def validation_tokens(rows: Sequence[Features]) -> int:

@@ -27,6 +27,7 @@ from infra.errors import PreemptedError, TunefleetError
 from infra.hashing import SHORT, digest_json
 from tasks.ingestion.dataset import read_jsonl
 from tasks.training import checkpoints, curve
+from tasks.training.checkpoints import SAVE_SECONDS
 from tasks.training.features import Features, features
 from tasks.training.methods import keep_unpacked
 from tasks.training.models import load_base
@@ -38,7 +39,6 @@ from tasks.training.packed.passing import Part
 from tasks.training.packed.room import keeps_dequantised, recomputes
 from tasks.training.packed.shared_base import SharedBase
 from tasks.training.packed.weights import AdapterWeights
-from tasks.training.trainer import SAVE_SECONDS
 
 DRAWS = 4096  # numbers for the passes of one optimizer step, each of which drops out something else
 

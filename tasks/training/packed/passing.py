@@ -127,14 +127,19 @@ def _attend(
     now, given = current(), query.dtype
     dtype = attention_dtype(given, query.device.type)
     query, key, value = (one.to(dtype) for one in (query, key, value))
-    if (groups := query.shape[1] // key.shape[1]) > 1:
+    groups = query.shape[1] // key.shape[1]
+    repeats = groups > 1 and query.device.type != "cpu"  # under a mask, a GPU's fused kernels want a key for each query
+    if repeats:
         key, value = (one.repeat_interleave(groups, dim=1) for one in (key, value))
     out = [
         functional.scaled_dot_product_attention(
-            *(one[:, :, start:stop] for one in (query, key, value)),
+            query[:, :, start:stop],
+            key[:, :, start:stop],
+            value[:, :, start:stop],
             attn_mask=mask,
             is_causal=mask is None,
             scale=scaling,
+            enable_gqa=groups > 1 and not repeats,
         )
         for start, stop, mask in now.blocks
     ]

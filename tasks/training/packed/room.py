@@ -24,17 +24,15 @@ def recomputes(job: Mapping[str, Any], rows: Mapping[str, Sequence[Features]]) -
     asked = [one["training"]["gradient_checkpointing"] for one in job["members"]]
     if "auto" not in asked or True in asked:
         return True in asked
-    options = {
-        "device": "cpu" if job["device"] == CPU else "cuda",
-        "longest_rows": {name: max(map(length, some)) for name, some in rows.items()},
-    }
+    longest = {name: max(map(length, some)) for name, some in rows.items()}
     free = free_memory() if job["device"] == CPU else torch.cuda.mem_get_info(job["device"])[0]
-    without = needed(job, checkpointing=False, **options)
-    return not fits(without, free) and choose_checkpointing(without, needed(job, checkpointing=True, **options), free)
+    without = needed(job, longest, checkpointing=False)
+    return not fits(without, free) and choose_checkpointing(without, needed(job, longest, checkpointing=True), free)
 
 
-def needed(job: Mapping[str, Any], *, checkpointing: bool, device: str, longest_rows: Mapping[str, int]) -> Memory:
+def needed(job: Mapping[str, Any], longest_rows: Mapping[str, int], *, checkpointing: bool) -> Memory:
     """Memory of the pack's process: what is shared once, and for each member what is its own."""
+    device = "cpu" if job["device"] == CPU else "cuda"
     estimates = []
     for one in job["members"]:
         adapted = add_adapter(meta_base(Path(job["base"])), one["lora"])

@@ -6,8 +6,8 @@
                           best-30/         state.safetensors    A and B
 
 Rows of other members go through the same products, whose last bits hang on how many rows there are. So a pack goes on
-from the last round that all its members have, and then repeats itself to the byte. If the pack is another than the one
-that wrote them, each member goes on from its own last step.
+from the last round that all its members have, or from the start, and then repeats itself to the byte. If the pack is
+another than the one that wrote them, each member goes on from its own last step.
 """
 
 import json
@@ -74,6 +74,8 @@ def to_go_on_from(folders: Sequence[Path], pack: str) -> list[Saved | None]:
         chosen = [_of_round(some, latest) for some in own]
         if all(chosen):
             return chosen
+    if saved == own:  # killed while it wrote its first checkpoints
+        return [None for _ in saved]
     return [some[-1] if some else None for some in saved]
 
 

@@ -27,24 +27,30 @@ class AdapterWeights:
         adapted = add_adapter(model, lora, base)
         self.trainable, self.total = count(adapted)
         self.config = adapted.peft_config["default"]
-        found = [(name, one) for name, one in adapted.get_base_model().named_modules() if isinstance(one, LoraLayer)]
-        starts = [(one.lora_A["default"].weight.data, one.lora_B["default"].weight.data) for _, one in found]
-        sizes = [matrix.numel() for pair in starts for matrix in pair]
-        self.flat = nn.Parameter(torch.empty(sum(sizes), dtype=dtype, device=starts[0][0].device))
+        found: list[tuple[str, Any]] = [
+            (name, one) for name, one in adapted.get_base_model().named_modules() if isinstance(one, LoraLayer)
+        ]
+        starts: list[torch.Tensor] = [of["default"].weight.data for _, one in found for of in (one.lora_A, one.lora_B)]
+        sizes = [matrix.numel() for matrix in starts]
+        self.flat = nn.Parameter(torch.empty(sum(sizes), dtype=dtype, device=starts[0].device))
         self.gradient = torch.zeros_like(self.flat)
         self.flat.grad = self.gradient
-        views = zip(self.flat.data.split(sizes), self.gradient.split(sizes), strict=True)
-        self.layers: dict[str, Adaptation] = {}
-        for number, ((name, layer), (a, b)) in enumerate(zip(found, starts, strict=True)):
-            matrices = []
-            for start in (a, b):
-                values, gradient = next(views)
-                values.copy_(start.reshape(-1))
-                matrices.append(nn.Parameter(values.view(start.shape)))
-                matrices[-1].grad = gradient.view(start.shape)
-            dropout = getattr(layer.lora_dropout["default"], "p", 0.0)
-            scaling = float(layer.scaling["default"])
-            self.layers[name] = Adaptation(*matrices, scaling, dropout, seed * LAYERS + number)
+        matrices = []
+        for start, values, gradient in zip(
+            starts, self.flat.data.split(sizes), self.gradient.split(sizes), strict=True
+        ):
+            matrices.append(nn.Parameter(values.copy_(start.reshape(-1)).view(start.shape)))
+            matrices[-1].grad = gradient.view(start.shape)
+        self.layers: dict[str, Adaptation] = {
+            name: Adaptation(
+                a=matrices[2 * number],
+                b=matrices[2 * number + 1],
+                scaling=float(layer.scaling["default"]),
+                dropout=getattr(layer.lora_dropout["default"], "p", 0.0),
+                seed=seed * LAYERS + number,
+            )
+            for number, (name, layer) in enumerate(found)
+        }
         adapted.unload()
 
     @property
