@@ -59,12 +59,12 @@ def train_adapters(
         prompted = all_results({one.name: draw_shots.submit(run, one, data[one.name]) for one in prompts})
 
     with watch("train"):
-        in_training = self_test.start_training(run, recipe, base)
-        done = train_all(run, recipe, base, data, checked.facts)
+        tested = self_test.to_train(run, recipe, base)
+        done = train_all(run, recipe, base, data, checked.facts, beside=list(tested.values()))
         recipe, data, failed = done.recipe, done.data, done.failed  # a search puts its best trials in the fleet
         trained = done.trained | prompted
         fleet = [AdapterOutcome(adapter, quantization_of(recipe, adapter), base=base) for adapter in recipe.adapters]
-        tests, unmade = self_test.sides(in_training)
+        tests, unmade = self_test.sides(tested, done)
 
     with watch("evaluate"):
         members = {adapter.name: adapter for adapter in recipe.adapters if adapter.name in trained}

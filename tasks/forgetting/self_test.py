@@ -13,9 +13,7 @@ is reported; it changes no verdict.
 """
 
 from collections.abc import Mapping
-from typing import Any
-
-from prefect.futures import PrefectFuture
+from typing import Any, Literal
 
 from infra.errors import TunefleetError
 from tasks.artifacts import StageResult, quantization_of
@@ -26,9 +24,11 @@ from tasks.forgetting.task import compared, general_questions
 from tasks.forgetting.verdict import TaskVerdict
 from tasks.ingestion.chat_template import has_chat_template
 from tasks.ingestion.task import ingest
-from tasks.packs.training import train_one
+from tasks.recipe.contradictions import RESERVED
 from tasks.recipe.schema import Accelerate, Adapter, Data, Lora, Messages, Recipe, Target, Training
 from tasks.runs import Run
+from tasks.training.fleet import TrainedFleet
+from tasks.training.sharing import Member
 
 AGAIN, NOISED, ONE_ANSWER = "_again", "_noised", "_one-answer"  # no adapter's name begins like that
 EXPECTED = {AGAIN: "PASS", NOISED: "FAIL", ONE_ANSWER: "FAIL"}
@@ -42,16 +42,18 @@ QUESTIONS = (
 ANSWER = "Blue."
 
 
-def one_answer(method: str, chat: bool) -> Adapter:
+def one_answer(precision: str, chat: bool, engine: Literal["packed", "trl"]) -> Adapter:
     """The adapter that is trained to death: every question gets the same answer."""
     asked: dict[str, Any] = {"prompt": "{{ question }}", "completion": " {{ answer }}"}
     if chat:
         asked = {"messages": Messages(user="{{ question }}", assistant="{{ answer }}")}
     rows = tuple({"question": question, "answer": ANSWER} for question in QUESTIONS)
-    training = Training(learning_rate=5e-4, max_steps=16, per_device_train_batch_size=8, lr_scheduler_type="constant")
+    training = Training(
+        engine=engine, learning_rate=5e-4, max_steps=16, per_device_train_batch_size=8, lr_scheduler_type="constant"
+    )
     return Adapter(
-        name="self-test-one-answer",
-        method=method,
+        name=f"{RESERVED}one-answer" + ("-nf4" if precision == "nf4" else ""),
+        method="qlora" if precision == "nf4" else "lora",
         data=Data(rows=rows, held_out=0, **asked),
         target=Target(splits=("train",), decides="train"),
         lora=Lora(),
@@ -60,30 +62,29 @@ def one_answer(method: str, chat: bool) -> Adapter:
     )
 
 
-def start_training(run: Run, recipe: Recipe, base: StageResult) -> dict[str, PrefectFuture[StageResult]]:
-    """{precision: the adapter that gives one answer, in training}; none if there is nothing to test."""
+def to_train(run: Run, recipe: Recipe, base: StageResult) -> dict[str, Member]:
+    """{precision: the adapter that gives one answer}, to be trained beside the fleet; none if none is needed."""
     trained = [one for one in recipe.adapters if one.method != "prompt"]
     if not recipe.evaluation.self_tests or not recipe.evaluation.general:
         return {}
     chat = has_chat_template(run.store.fetch(base.ref))
-    futures: dict[str, PrefectFuture[StageResult]] = {}
-    for precision in sorted({quantization_of(recipe, one) for one in trained}):
-        adapter = one_answer("qlora" if precision == "nf4" else "lora", chat)
-        data = ingest(run, adapter)
-        futures[precision] = train_one(run, recipe, adapter, base, data)
-    return futures
+    adapters = {
+        precision: one_answer(precision, chat, recipe.training.engine)
+        for precision in sorted({quantization_of(recipe, one) for one in trained})
+    }
+    return {precision: Member(adapter, ingest(run, adapter)) for precision, adapter in adapters.items()}
 
 
-def sides(futures: Mapping[str, PrefectFuture[StageResult]]) -> tuple[dict[str, list[SelfTest]], dict[str, str]]:
+def sides(beside: Mapping[str, Member], done: TrainedFleet) -> tuple[dict[str, list[SelfTest]], dict[str, str]]:
     """(the sides to score, by precision; why one could not be made)."""
     found: dict[str, list[SelfTest]] = {}
     failed = {}
-    for precision, future in futures.items():
+    for precision, member in beside.items():
         found[precision] = [SelfTest(AGAIN, {"again": True}), SelfTest(NOISED, {"noised": NOISE})]
-        try:
-            found[precision].append(SelfTest(ONE_ANSWER, {"trained": True}, future.result()))
-        except TunefleetError as error:
-            failed[precision] = str(error)
+        if member.name in done.trained:
+            found[precision].append(SelfTest(ONE_ANSWER, {"trained": True}, done.trained[member.name]))
+        else:
+            failed[precision] = done.failed[member.name]
     return found, failed
 
 

@@ -1,7 +1,7 @@
 """Which members go together, and which pack is sent first.
 
-A search is a pack of its own. Any other pack holds as many as may train side by side on one device of a worker
-(`adapters_per_device`), all in the same precision: one process start and one fetch of the base for all of them. Packs
+A search is a pack of its own. Any other pack holds `adapters_per_device` adapters, one if the recipe names no number,
+all in the same precision: one process start and one fetch of the base for all of them. Packs
 are cut along the order of their durations, so that members of one pack end together. The longest goes first, and the
 pool's queue gives each next one to whichever worker is free: list scheduling by longest processing time, whose end is
 at most a third later than the best one's (Graham, "Bounds on Multiprocessing Timing Anomalies", 1969). It needs no
@@ -31,7 +31,7 @@ def train_packs(recipe: Recipe, tokens: Mapping[str, float]) -> list[tuple[Adapt
         if not adapter.sweep:
             by_precision.setdefault(quantization_of(recipe, adapter), []).append(adapter)
     for some in by_precision.values():
-        packs += _cut(some, recipe.adapters_per_device)
+        packs += _cut(some, recipe.adapters_per_device or 1)
     return sorted(packs, key=lambda pack: cost(pack[0]), reverse=True)
 
 

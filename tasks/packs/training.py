@@ -1,6 +1,6 @@
 """Training a fleet, here or on workers: the same answer, by the same functions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,29 +16,38 @@ from tasks.recipe.schema import Adapter, Recipe
 from tasks.retrying import GATE
 from tasks.runs import Run
 from tasks.training.fleet import TrainedFleet, train_fleet
+from tasks.training.sharing import Member
 from tasks.training.task import train
 
 
 def train_all(
-    run: Run, recipe: Recipe, base: StageResult, data: dict[str, StageResult], known: Mapping[str, Any]
+    run: Run,
+    recipe: Recipe,
+    base: StageResult,
+    data: dict[str, StageResult],
+    known: Mapping[str, Any],
+    beside: Sequence[Member] = (),
 ) -> TrainedFleet:
-    """Train what is to be trained; `known` are preflight's figures by adapter, for the order on workers."""
+    """Train what is to be trained, and those `beside`, which are no members of the fleet.
+
+    `known` are preflight's figures by adapter, for the order on workers. There each one beside is a pack of its own.
+    """
     memory = {name: facts["memory"] for name, facts in known.items() if "memory" in facts}
     if run.on == "here":
-        return train_fleet(run, recipe, base, data, memory)
+        return train_fleet(run, recipe, base, data, memory, beside)
     tokens = {name: facts["tokens"] for name, facts in known.items()}
     packs = [pack_of(recipe, some, base, data, memory) for some in train_packs(recipe, tokens)]
+    packs += [pack_of(recipe, (one.adapter,), base, {one.name: one.data}, {}) for one in beside]
     answers, lost = send_all(run, packs)
-    prompts = {one.name: data[one.name] for one in recipe.adapters if one.method == "prompt"}
-    whole = TrainedFleet(recipe=recipe, data=prompts, trained={}, failed={}, transient=(), searches={})
+    whole = TrainedFleet(recipe=recipe, data=data, trained={}, failed={}, transient=(), searches={})
     for pack in packs:
         if pack.title in answers:
             part = answers[pack.title].trained
             assert part, "a train pack was answered"
-            whole = _with(whole, pack, part, data)
+            whole = _with(whole, pack, part)
         else:
             why = {one.name: lost[pack.title] for one in pack.recipe.adapters}
-            whole = replace(whole, data=whole.data | {name: data[name] for name in why}, failed=whole.failed | why)
+            whole = replace(whole, failed=whole.failed | why)
     return whole
 
 
@@ -47,7 +56,7 @@ def train_one(
 ) -> PrefectFuture[StageResult]:
     """One adapter that is no member of the recipe's fleet."""
     if run.on == "here":
-        return train.submit(run, adapter, base, data, per_device=recipe.adapters_per_device)
+        return train.submit(run, adapter, base, data, per_device=recipe.adapters_per_device or 1)
     return train_elsewhere.submit(run, recipe, adapter, base, data)
 
 
@@ -84,18 +93,21 @@ def pack_of(
     )
 
 
-def _with(whole: TrainedFleet, pack: TrainPack, part: TrainedFleet, data: Mapping[str, StageResult]) -> TrainedFleet:
+def _with(whole: TrainedFleet, pack: TrainPack, part: TrainedFleet) -> TrainedFleet:
     """The fleet, with what became of a pack; kept trials stand where the member stood that was searched.
 
-    `data` are the parent's own results, which know whether they were made in this run.
+    Data sets are the parent's own results, which know whether they were made in this run.
     """
-    first = pack.recipe.adapters[0].name  # a search is alone in its pack, and its trials share its rows
     members: list[Adapter] = []
+    data: dict[str, StageResult] = {}
     for adapter in whole.recipe.adapters:
-        members += part.recipe.adapters if [adapter] == list(pack.recipe.adapters) else [adapter]
+        # A search is alone in its pack, and its trials share its rows.
+        these = part.recipe.adapters if [adapter] == list(pack.recipe.adapters) else [adapter]
+        members += these
+        data |= {one.name: whole.data[adapter.name] for one in these}
     return TrainedFleet(
         recipe=whole.recipe.model_copy(update={"adapters": tuple(members)}),
-        data=whole.data | {name: data.get(name) or data[first] for name in part.data},
+        data=data,
         trained=whole.trained | part.trained,
         failed=whole.failed | part.failed,
         transient=(),

@@ -20,6 +20,7 @@ from tasks.planning.duration import Speed, guessed_speed, matmul_flops, measured
 from tasks.planning.general import few_documents, look_at_general
 from tasks.planning.made import made
 from tasks.planning.measured import measured_by_task
+from tasks.planning.packs import engine_facts, planned_packs
 from tasks.planning.rows import DataSet, Lengths, data_set, measure
 from tasks.preflight.guards import warnings
 from tasks.recipe.schema import Adapter, Recipe
@@ -28,7 +29,7 @@ from tasks.training.memory import Memory, choose_checkpointing, estimate, fits
 from tasks.training.methods import count
 from tasks.training.models import add_adapter
 from tasks.training.schedule import epochs_of, steps_of
-from tasks.training.task import train_work
+from tasks.training.work import train_work
 
 Facts = dict[str, Any]
 
@@ -73,6 +74,7 @@ def make_plan(recipe: Recipe, store_uri: str, only: str | None = None) -> Facts:
         },
         "devices": [{"name": one.name, "kind": one.kind, "free_bytes": one.free_bytes} for one in devices],
         "adapters": adapters,
+        "packs": planned_packs(recipe, adapters, devices),
         "power": power_of(recipe, adapters, known, measured),
         "seconds": None if None in times else sum(times),
         "disk": {"base": import_bytes, "total": needed, "free": _free_disk(store)},
@@ -102,7 +104,7 @@ class _Planner:
             "warnings": [],
             **dict.fromkeys(
                 ("steps", "longest_row", "tokens_per_epoch", "tokens", "trainable_params", "total_params", "memory",
-                 "gradient_checkpointing", "does_not_fit", "seconds", "speed"),
+                 "gradient_checkpointing", "does_not_fit", "seconds", "speed", "engine", "engine_reason"),
             ),
             "trials": adapter.sweep.n_trials if adapter.sweep else 1,
             "processes": adapter.accelerate.num_processes,
@@ -140,6 +142,7 @@ class _Planner:
             lora = None if adapter.method == "full" else adapter.lora.model_dump()
             near_copies = data.report.get("near_copies", 0)
             facts["warnings"] += warnings(self.base.tokenizer, rows=len(rows), near_copies=near_copies, lora=lora)
+        facts |= engine_facts(adapter, self.base.folder, facts["kind"])
         self._length_facts(facts, adapter, lengths, len(rows), training)
         self._memory_facts(facts, adapter, lengths.longest if lengths else training["max_length"], training)
         self._disk_facts(facts, adapter)
@@ -216,7 +219,7 @@ class _Planner:
             facts["does_not_fit"] = f"wants {wanted} devices, and there are {len(self.devices)}; lower num_processes"
         elif len(usable) < wanted:
             facts["does_not_fit"] = _does_not_fit(memory.total * copies, self.devices, adapter, checkpointing)
-        limit = self.recipe.adapters_per_device
+        limit = 1 if facts["engine"] == "packed" else self.recipe.adapters_per_device or 1
         fewest = min((one["at_once"] for one in usable if one["at_once"]), default=limit)
         if fewest < limit:
             facts["warnings"].append(f"adapters_per_device is {limit}, but only {fewest} such jobs fit on one device")

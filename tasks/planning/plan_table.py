@@ -23,6 +23,13 @@ def print_plan(plan: Facts, console: Console) -> None:
     console.print(_training(plan))
     console.print(_memory(plan))
     console.print(_store(plan))
+    for pack in plan["packs"]:
+        if len(pack["adapters"]) > 1:
+            names = ", ".join(pack["adapters"])
+            console.print(f"trained together, in one process of {size(pack['memory_bytes'])}: {escape(names)}")
+    for adapter in plan["adapters"]:
+        if why := adapter["engine_reason"]:
+            console.print(f"{escape(adapter['name'])} is trained by TRL, not packed: {escape(why)}")
     print_power(plan["power"], console)
     for adapter in plan["adapters"]:
         for warning in adapter["warnings"]:

@@ -6,7 +6,7 @@ any run code without permission, has each look documents of every task, and coul
 that is wanted. It reads the architecture and the tokenizer, never the weights, and reports all faults at once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from tasks.planning.general import few_documents
 from tasks.preflight.guards import measure_rows
 from tasks.recipe.schema import GeneralTask
 from tasks.training import methods
-from tasks.training.memory import OVERHEAD, estimate
+from tasks.training.memory import Memory, estimate
 from tasks.training.models import add_adapter, meta_base
 
 
@@ -41,7 +41,7 @@ def run(job: dict[str, Any], folder: Path) -> dict[str, Any]:
             lambda: count_parameters(base, adapter),  # noqa: B023 - called before the loop goes on
             lambda: measure_rows(tokenizer, Path(adapter["data"]), adapter),  # noqa: B023
             lambda: fit_metric(Path(adapter["data"]), adapter["metric"]),  # noqa: B023
-            lambda: need_memory(base, adapter, facts[adapter["name"]]) if job["memory"] else {},  # noqa: B023
+            lambda: need_memory(base, adapter, facts[adapter["name"]], job["memory"]),  # noqa: B023
         ):
             try:
                 facts[adapter["name"]] |= measure()
@@ -61,15 +61,20 @@ def count_parameters(base: Path, adapter: Mapping[str, Any]) -> dict[str, int]:
     return {"trainable_params": trainable, "total_params": total}
 
 
-def need_memory(base: Path, adapter: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Bytes of each process that trains the adapter, by kind of device; nothing if its rows could not be measured."""
-    if "longest_row" not in known:
+def need_memory(
+    base: Path, adapter: Mapping[str, Any], known: Mapping[str, Any], devices: Sequence[str]
+) -> dict[str, Any]:
+    """Bytes of each process that trains the adapter on `devices` (cpu, cuda); nothing if its rows were not measured.
+
+    Under "cpu_shared" and "cuda_shared" stands what of it several adapters in one process need once.
+    """
+    if "longest_row" not in known or not devices:
         return {}
     model = meta_base(base)
     if adapter["method"] != "full":
         model = add_adapter(model, adapter["lora"])
 
-    def total(device: str) -> int:
+    def needed(device: str) -> Memory:
         return estimate(
             model,
             method=adapter["method"],
@@ -80,9 +85,11 @@ def need_memory(base: Path, adapter: Mapping[str, Any], known: Mapping[str, Any]
             num_processes=adapter["accelerate"]["num_processes"],
             config=adapter["accelerate"]["config"],
             pairs=known["pairs"],
-        ).total
+        )
 
-    return {"memory": {device: total(device) for device in OVERHEAD}}
+    memory = {device: needed(device) for device in devices}
+    totals = {device: one.total for device, one in memory.items()}
+    return {"memory": totals | {f"{device}_shared": one.shared for device, one in memory.items()}}
 
 
 def gguf_faults(base: Path) -> list[Fault]:

@@ -7,6 +7,7 @@ from typing import Any
 from prefect import get_run_logger, task
 
 from infra.errors import RequestError
+from infra.gpus import CPU, devices
 from tasks.artifacts import StageResult
 from tasks.caching import Work, library_versions
 from tasks.curing.replay import read_prompts
@@ -47,8 +48,9 @@ def preflight(run: Run, recipe: Recipe, base: StageResult, data: dict[str, Stage
     }
     if adapters and "gguf" in recipe.publish.what:  # only then, so that other recipes keep their keys
         checked["gguf"] = True
-    # Only where several adapters share a device does anybody ask.
-    checked["memory"] = recipe.adapters_per_device > 1
+    # Only where several adapters may share a device does anybody ask. Workers may have other devices than this machine.
+    kinds = ["cpu", "cuda"] if run.on == "workers" else [CPU if devices() == [CPU] else "cuda"]
+    checked["memory"] = kinds if recipe.adapters_per_device != 1 and len(adapters) > 1 else []
     spec = {"adapters": adapters, **checked, "versions": library_versions()}
     upstream = {"base": base.ref.digest, "suites": folder_digest(evaluation.include_path)}
     upstream |= {f"data {name}": result.ref.digest for name, result in data.items()}
@@ -66,7 +68,7 @@ def preflight(run: Run, recipe: Recipe, base: StageResult, data: dict[str, Stage
         (output / "facts.json").write_text(json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
         return facts
 
-    result = run.once(Work("preflight", 4, "preflights", recipe.name, spec, upstream), make)
+    result = run.once(Work("preflight", 5, "preflights", recipe.name, spec, upstream), make)
     for name, facts in result.facts.items():
         for warning in facts["warnings"]:
             logger.warning("%s: %s", name, warning)

@@ -23,6 +23,7 @@ MODULES = {
     "wandb": ["wandb"],
     "tensorboard": ["tensorboard", "tensorboardX"],
 }
+RESERVED = "self-test-"  # what the names of the bench's own adapters begin with (tasks/forgetting/self_test.py)
 ASKED = ("decides", "limit", "max_new_tokens", "metric")  # keys of two targets that are compared document by document
 COMPARABLE = ("method", "lora", "training", "accelerate")  # what tpe may change: the validation rows stay the same
 
@@ -50,6 +51,12 @@ def contradictions(recipe: Recipe, place: Place = nowhere) -> list[Fault]:
 
 
 def _of(adapter: Adapter, recipe: Recipe) -> Findings:
+    if adapter.name.startswith(RESERVED):
+        yield (
+            "name",
+            f"begins with {RESERVED}, as the adapters do that try the general tasks (evaluation.self_tests) and train "
+            "beside the fleet; give it another name",
+        )
     yield from _of_target(adapter, recipe)
     if adapter.method == "prompt":
         yield from _of_asking(adapter)

@@ -155,6 +155,11 @@ class Lora(Frozen):
 class Training(Frozen):
     """TRL's SFTConfig (DPOConfig for preference pairs), in its own key names. The loss is on the completion only."""
 
+    engine: Literal["packed", "trl"] = Field(
+        "packed",
+        description="packed: adapters share one base in one process, which computes what rows begin with in common "
+        "once; TRL where that does not apply, and `tunefleet plan` says why; trl: always TRL, a process each",
+    )
     learning_rate: float = Field(2e-4, gt=0, description="peak learning rate")
     num_train_epochs: float = Field(1, gt=0, description="passes over the training rows")
     max_steps: int | None = Field(None, ge=1, description="optimizer steps; overrides num_train_epochs")
@@ -536,7 +541,12 @@ class Recipe(Frozen):
     gate: Gate = Gate()
     cure: Cure | None = Field(None, description="what to try when an adapter forgets; nothing if left out")
     publish: Publish = Publish()
-    adapters_per_device: int = Field(1, ge=1, description="adapters that train at the same time on one device")
+    adapters_per_device: int | None = Field(
+        None,
+        ge=1,
+        description="adapters that train at the same time on one device, at most; null: as many as its memory allows "
+        "with engine packed, one with engine trl; also the adapters of a pack for a worker, there one if null",
+    )
 
     @model_validator(mode="after")
     def _distinct(self) -> "Recipe":

@@ -55,6 +55,12 @@ class Kept:
     def there(self) -> str:
         return f"work/{self.path}"
 
+    @property
+    def saved_step(self) -> int:
+        """Of the newest whole checkpoint on this disk; 0 if there is none."""
+        checkpoint = newest_whole(self.folder)
+        return step_of(checkpoint) if checkpoint else 0
+
     def fetch(self) -> None:
         """Bring the newest whole checkpoint from a remote store, if it is newer than those on this disk.
 
@@ -63,8 +69,7 @@ class Kept:
         if self.store.is_local:
             return
         with only_writer(self.folder, is_first=True):
-            here = newest_whole(self.folder)
-            step = step_of(here) if here else 0
+            step = self.saved_step
             for damaged in self.folder.glob(f"{CHECKPOINT}*"):  # nobody goes on from it; nor is it to be sent
                 if step_of(damaged) > step:
                     shutil.rmtree(damaged)

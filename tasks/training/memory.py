@@ -51,6 +51,14 @@ class Memory:
     def total(self) -> int:
         return sum(getattr(self, field.name) for field in fields(self))
 
+    @property
+    def shared(self) -> int:
+        """Of the total, what several adapters that train in one process need once: frozen base, workspace, process.
+
+        What trains is float32, as each of AdamW's two moments is; so the optimizer says how much of the weights it is.
+        """
+        return self.weights - self.optimizer // 2 + self.workspace + self.overhead
+
     def as_json(self) -> dict[str, int]:
         return {**asdict(self), "total": self.total}
 

@@ -78,6 +78,7 @@ def train(job: Mapping[str, Any], work: Path) -> dict[str, Any]:
     methods.save(trainer, job["method"], job["lora"], Path(job["output"]), base, job["base_name"], work)
     losses = curve.validation(log)
     return {
+        "engine": "trl",
         "trainable_params": trainable,
         "total_params": total,
         "steps": steps,

@@ -103,6 +103,10 @@ class Member:
         return bool(self.validation) and (self.step % self.eval_every == 0 or self.step == self.steps)
 
     def take_validation(self, loss: float) -> None:
+        """DivergedError if the loss is lost: no result could be written with it, not even the others'."""
+        if not math.isfinite(loss):
+            rate = self.log[-1]["learning_rate"]
+            raise DivergedError(f"the validation loss is {loss} {self._where(rate, self.step)}")
         self.log.append({"step": self.step, "eval_loss": loss})
         if self.best is None or loss < self.best[1]:
             self.best = (self.step, loss)

@@ -147,10 +147,9 @@ class Pack:
         for one in active:
             try:
                 one.end_step(losses[one.name], sum(len(row["input_ids"]) for row in rows[one.name]))
+                self._after_step(one)
             except TunefleetError as error:
                 one.fail(error)
-            else:
-                self._after_step(one)
             if one.ended is not None:
                 self.base.release(one.name)
 

@@ -11,6 +11,7 @@ another than the one that wrote them, each member goes on from its own last step
 """
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,14 +68,26 @@ def load_best(folder: Path, step: int) -> torch.Tensor:
 
 
 def to_go_on_from(folders: Sequence[Path], pack: str) -> list[Saved | None]:
-    """For each member's folder the checkpoint to resume, None for the start; `pack` names this set of members."""
-    saved = [whole(folder) for folder in folders]
+    """For each member's folder the checkpoint to resume, None for the start; `pack` names this set of members.
+
+    Later ones are removed: of the few that are kept they would take the place of those that all have.
+    """
+    chosen = _chosen([whole(folder) for folder in folders], pack)
+    for folder, one in zip(folders, chosen, strict=True):
+        for path in folder.glob("checkpoint-*"):
+            if checkpoints.step_of(path) > (one.step if one else 0):
+                shutil.rmtree(path)
+    return chosen
+
+
+def _chosen(saved: Sequence[Sequence[Saved]], pack: str) -> list[Saved | None]:
     own = [[one for one in some if one.log["pack"] == pack] for some in saved]
-    for latest in sorted({one.round for some in own for one in some}, reverse=True):
+    rounds = {one.round for some in own for one in some}
+    for latest in sorted(rounds, reverse=True):
         chosen = [_of_round(some, latest) for some in own]
         if all(chosen):
             return chosen
-    if saved == own:  # killed while it wrote its first checkpoints
+    if saved == own and len(rounds) <= 1:  # killed while it wrote its first checkpoints
         return [None for _ in saved]
     return [some[-1] if some else None for some in saved]
 
