@@ -47,7 +47,8 @@ def test_a_pruned_training_ends_at_once_and_goes_on_from_where_it_was(
     from tasks.ingestion.task import import_base, ingest
     from tasks.recipe.loading import load_recipe
     from tasks.runs import new_run
-    from tasks.training.task import train, train_work
+    from tasks.training.task import train
+    from tasks.training.work import train_work
 
     training = {**TRAINING, "eval_steps": 5, "save_steps": 5, "learning_rate": 5e-3}
     recipe = load_recipe(write_tiny_recipe(tmp_path, tiny_base, adapters=[adapter(training=training)]))

@@ -13,7 +13,7 @@ MESSAGES = {"user": "{{ question }}", "assistant": "{{ answer }}"}
 SWEEP = {"over": {"training.learning_rate": {"low": 1e-4, "high": 1e-3}}, "sampler": "tpe", "n_trials": 3}
 
 
-def fleet(*methods: str, per_device: int = 1) -> Recipe:
+def fleet(*methods: str, per_device: int | None = None) -> Recipe:
     """Adapters a0, a1, ... ; "search" is a member that is searched."""
     adapters = [
         {
@@ -36,6 +36,10 @@ def test_the_longest_goes_first_and_neighbours_in_length_go_together() -> None:
     recipe = fleet("lora", "lora", "lora", "lora", "lora", per_device=2)
     tokens = {"a0": 5, "a1": 50, "a2": 10, "a3": 40, "a4": 1}
     assert names(train_packs(recipe, tokens)) == [["a1", "a3"], ["a2", "a0"], ["a4"]]
+
+
+def test_without_a_number_each_adapter_is_a_pack() -> None:
+    assert names(train_packs(fleet("lora", "lora"), {"a0": 1, "a1": 2})) == [["a1"], ["a0"]]
 
 
 def test_a_pack_has_one_precision() -> None:

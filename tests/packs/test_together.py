@@ -14,6 +14,7 @@ from tasks.packs.pack import Answer, Pack
 from tasks.recipe.schema import Recipe
 from tasks.runs import Run, new_run
 from tasks.training.fleet import TrainedFleet
+from tasks.training.sharing import Member
 from tests.packs.making import artifact, data_of, evaluated, trained
 from tests.packs.test_planner import fleet
 
@@ -39,9 +40,9 @@ def replying(monkeypatch: pytest.MonkeyPatch, where: Any, reply: Reply) -> list[
     return sent
 
 
-def train(run: Run, recipe: Recipe) -> TrainedFleet:
+def train(run: Run, recipe: Recipe, *beside: Member) -> TrainedFleet:
     known = {one.name: {"tokens": 1, "memory": {"cpu": 1}} for one in recipe.adapters}
-    return training.train_all(run, recipe, artifact(run, "base"), data_of(run, recipe), known)
+    return training.train_all(run, recipe, artifact(run, "base"), data_of(run, recipe), known, beside)
 
 
 def refs(results: dict[str, StageResult]) -> dict[str, ArtifactRef]:
@@ -79,6 +80,26 @@ def test_kept_trials_stand_in_the_place_of_the_member(run: Run, monkeypatch: pyt
     assert set(whole.data) == set(whole.trained) == {"a0", "a1-2", "a1-0", "a2"}
     assert whole.data["a1-0"].ref == data_of(run, recipe)["a1"].ref
     assert whole.searches == {"a1": [{"trial": 0}]}
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_what_trains_beside_the_fleet_is_a_pack_of_its_own(
+    run: Run, monkeypatch: pytest.MonkeyPatch, is_lost: bool
+) -> None:
+    recipe = fleet("lora", "lora", per_device=2)
+    tested = Member(fleet("lora").adapters[0].model_copy(update={"name": "self-test-x"}), artifact(run, "rows-x"))
+    sent = replying(
+        monkeypatch,
+        training,
+        lambda run, pack: (
+            "lost" if is_lost and pack.title == "self-test-x" else Answer(run_id="w", trained=trained(run, pack))
+        ),
+    )
+    whole = train(run, recipe, tested)
+    assert [pack.title for pack in sent] == ["a0, a1", "self-test-x"]
+    assert whole.failed == ({"self-test-x": "lost"} if is_lost else {})
+    assert set(whole.trained) == {"a0", "a1"} | (set() if is_lost else {"self-test-x"})
+    assert whole.recipe == recipe and set(whole.data) == {"a0", "a1"}, "it is no member"
 
 
 def test_prompts_only_are_not_trained(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

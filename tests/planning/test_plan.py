@@ -30,7 +30,7 @@ from tasks.planning.plan import make_plan
 from tasks.planning.plan_table import print_plan
 from tasks.recipe.loading import load_recipe
 from tasks.recipe.schema import Base, Recipe
-from tasks.training.task import train_work
+from tasks.training.work import train_work
 from tests.forgetting.records import binary, losses
 from tests.tiny import save_tiny_base
 
@@ -234,8 +234,11 @@ def test_memory_decides_on_checkpointing_and_on_whether_it_fits(
 
 def test_as_many_at_once_as_the_recipe_wants(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "local_devices", lambda: [Device("cpu", "cpu", 2 * 2**30)])
-    one = only(make_plan(recipe(tmp_path, base, adapters_per_device=4), str(tmp_path / "store")))
+    by_trl = recipe(tmp_path, base, adapters_per_device=4, training={"engine": "trl"})
+    one = only(make_plan(by_trl, str(tmp_path / "store")))
     assert one["warnings"] == ["adapters_per_device is 4, but only 2 such jobs fit on one device"]
+    packed = only(make_plan(recipe(tmp_path, base, adapters_per_device=4), str(tmp_path / "store")))
+    assert packed["warnings"] == []
 
 
 def test_more_processes_than_devices_fit_nowhere(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -198,6 +198,13 @@ def test_a_prompt_that_was_asked_the_same_can_be_what_must_be_surpassed():
     assert found({"method": "prompt", **over("shots")}, PROMPT) == []  # a prompt has no gate
 
 
+def test_names_of_the_adapters_that_try_the_general_tasks_are_theirs():
+    assert found({"name": "self-tests"}) == found({"name": "my-self-test-1"}) == []
+    for adapter in ({}, tpe()):
+        (fault,) = found({**adapter, "name": "self-test-mine"})
+        assert fault.startswith("adapter 'self-test-mine' name: begins with self-test-, as the adapters do that try")
+
+
 @pytest.mark.parametrize(
     ("name", "other", "says"),
     [

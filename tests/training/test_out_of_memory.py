@@ -1,17 +1,17 @@
-"""Running out of memory: half the rows, twice the accumulation, down to the floor; really, in a limited process."""
+"""Running out of memory: half the adapters, half the rows, down to the floor; really, in a limited process."""
 
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from infra.errors import DivergedError, KilledError, OutOfMemoryError
+from infra.errors import DivergedError, KilledError, OutOfMemoryError, PreemptedError, StageError
 from infra.launch import run_stage
 from tasks.ingestion.dataset import build_dataset
 from tasks.recipe.schema import Data, Training
-from tasks.training.task import within_memory
+from tasks.training.out_of_memory import Outcome, in_halves, unless_killed, within_memory
 from tests.tiny import save_tiny_base
 from tests.training.jobs import training_job
 
@@ -74,6 +74,70 @@ def test_a_killed_process_goes_on_with_the_same_batch_and_only_then_is_it_memory
 
     facts = within_memory(attempt, settings(), saved_step=lambda batch: next(saved), tell=lambda *_: None)
     assert tried == [8, 8, 8, 4] and facts["out_of_memory_at"] == [8]
+
+
+# --- packs
+
+WEIGHTS = {"a": 1, "b": 1, "c": 1, "d": 3, "e": 9}  # what each takes of the memory
+
+
+def pack_in(memory: int, tried: list[str], **ends: Exception) -> Callable[[Sequence[str]], dict[str, Outcome]]:
+    """Trains packs in so much memory; `ends` are what a process ends with that trains the adapter of that name."""
+
+    def attempt(names: Sequence[str]) -> dict[str, Outcome]:
+        tried.append("".join(names))
+        for name, error in ends.items():
+            if name in names:
+                raise error
+        if sum(WEIGHTS[name] for name in names) > memory:
+            raise OutOfMemoryError("no memory")
+        return {name: {"loss": 1.0} for name in names}
+
+    return attempt
+
+
+@pytest.mark.parametrize(
+    ("memory", "tried", "lost"),
+    [
+        (15, ["abcde"], ""),
+        (13, ["abcde", "ab", "cde"], ""),
+        (12, ["abcde", "ab", "cde", "c", "de"], ""),
+        (9, ["abcde", "ab", "cde", "c", "de", "d", "e"], ""),
+        (3, ["abcde", "ab", "cde", "c", "de", "d", "e"], "e"),
+        (1, ["abcde", "ab", "a", "b", "cde", "c", "de", "d", "e"], "de"),
+    ],
+)
+def test_a_pack_that_does_not_fit_is_trained_in_halves(memory: int, tried: list[str], lost: str) -> None:
+    seen: list[str] = []
+    told: list[str] = []
+    done = in_halves("abcde", pack_in(memory, seen), tell=lambda text, *values: told.append(text % values))
+    if memory == 13:
+        assert told == ["out of memory with a, b, c, d, e together; going on with a, b, then c, d, e"]
+    assert seen == tried and list(done) == list("abcde")
+    assert "".join(name for name, outcome in done.items() if isinstance(outcome, OutOfMemoryError)) == lost
+
+
+@pytest.mark.parametrize("error", [StageError("broken"), PreemptedError("asked to stop")])
+def test_what_ends_one_half_does_not_end_the_other(error: Exception) -> None:
+    done = in_halves("abcd", pack_in(4, seen := [], c=error), tell=lambda *_: None)
+    assert seen == ["abcd"] and set(map(id, done.values())) == {id(error)}, "all were in that process"
+    done = in_halves("abcde", pack_in(13, seen := [], b=OutOfMemoryError("no memory"), c=error), tell=lambda *_: None)
+    assert done == {"a": {"loss": 1.0}, "b": done["b"], **dict.fromkeys("cde", error)}
+    assert isinstance(done["b"], OutOfMemoryError)
+
+
+def test_a_killed_pack_goes_on_for_as_long_as_anyone_gets_further() -> None:
+    saved = iter([[5, 0], [5, 2], [5, 2]])  # the steps of two adapters when their process was killed
+    kills = 0
+
+    def attempt() -> None:
+        nonlocal kills
+        kills += 1
+        raise KilledError("killed")
+
+    with pytest.raises(KilledError):
+        unless_killed(attempt, saved=lambda: next(saved), tell=lambda *_: None)
+    assert kills == 3
 
 
 @pytest.mark.slow
