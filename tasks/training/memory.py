@@ -53,11 +53,11 @@ class Memory:
 
     @property
     def shared(self) -> int:
-        """Of the total, what several adapters that train in one process need once: frozen base, workspace, process.
+        """Of the total, what several adapters that train in one process need once: frozen base, head, process.
 
         What trains is float32, as each of AdamW's two moments is; so the optimizer says how much of the weights it is.
         """
-        return self.weights - self.optimizer // 2 + self.workspace + self.overhead
+        return self.weights - self.optimizer // 2 + self.head + self.workspace + self.overhead
 
     def as_json(self) -> dict[str, int]:
         return {**asdict(self), "total": self.total}
@@ -157,8 +157,9 @@ def _blocks(model: nn.Module) -> list[nn.Module]:
 def _activations(model: Any, rows: int, tokens: int, device: str, checkpointing: bool) -> int:
     """Bytes that autograd keeps of a forward pass over (rows, tokens) ids, below the head.
 
-    The pass runs in FakeTensorMode: kernels are chosen as on a real device and only shapes are computed. With
-    checkpointing the input of each layer is kept, and one layer at a time is whole.
+    The pass runs in FakeTensorMode: kernels are chosen as on a real device and only shapes are computed. It runs
+    through the first two layers and those that differ from the second; like layers keep as much. With checkpointing the
+    input of each layer is kept, and one layer at a time is whole.
     """
     backbone = (model.get_base_model() if hasattr(model, "get_base_model") else model).base_model
     blocks = _blocks(backbone)
@@ -186,10 +187,13 @@ def _activations(model: Any, rows: int, tokens: int, device: str, checkpointing:
             saved[place[0]] = saved.get(place[0], 0) + storage.nbytes()
         return tensor
 
+    alike = [i for i in range(2, len(blocks)) if _shapes(blocks[i]) == _shapes(blocks[1])]
     hooks = [block.register_forward_pre_hook(enter(i), with_kwargs=True) for i, block in enumerate(blocks)]
     hooks += [block.register_forward_hook(leave) for block in blocks]
     was_training = backbone.training
     backbone.train()
+    for i in alike:
+        blocks[i].forward = _pass_through  # hides the class's own
     try:
         with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=device == "cuda"):
             weights = _fake_weights(backbone)
@@ -202,10 +206,22 @@ def _activations(model: Any, rows: int, tokens: int, device: str, checkpointing:
         backbone.train(was_training)
         for hook in hooks:
             hook.remove()
+        for i in alike:
+            del blocks[i].forward
+    for i in alike:
+        saved[i] = saved[1]
     if not checkpointing:
         return sum(saved.values())
     outside = saved.pop(None, 0)
     return outside + inputs + max(saved.values(), default=0)
+
+
+def _shapes(block: nn.Module) -> list[tuple[str, torch.Size, bool]]:
+    return [(name, one.shape, one.requires_grad) for name, one in block.named_parameters()]
+
+
+def _pass_through(hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return hidden_states
 
 
 def _fake_weights(model: nn.Module) -> dict[str, torch.Tensor]:

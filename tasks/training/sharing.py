@@ -48,8 +48,12 @@ def rows_in_all(rows: int, training: Mapping[str, Any]) -> int:
 
 def memory_of(pack: Iterable[Size]) -> int:
     """Bytes of the process that trains them all."""
-    sizes = list(pack)
-    return max(one.shared for one in sizes) + sum(one.memory - one.shared for one in sizes)
+    return bytes_together([(one.memory, one.shared) for one in pack])
+
+
+def bytes_together(members: Sequence[tuple[int, int]]) -> int:
+    """Of a process that trains several adapters, each of which alone takes (in all, of it what they share)."""
+    return max(shared for _, shared in members) + sum(own - shared for own, shared in members)
 
 
 def room(devices: Sequence[Device]) -> float | None:

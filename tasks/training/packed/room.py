@@ -1,19 +1,17 @@
 """What a pack has memory for: activations of all its rows, and a base kept as 16 bits where it is stored in 4."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from infra.device_memory import free_memory
+from infra.device_memory import MARGIN, free_memory
 from infra.gpus import CPU
 from tasks.training.features import Features, length
-from tasks.training.memory import Memory, choose_checkpointing, estimate, fits
+from tasks.training.memory import estimate
 from tasks.training.models import add_adapter, meta_base
-
-SHARED = ("weights", "workspace", "overhead")  # of a pack's memory: there once
+from tasks.training.sharing import bytes_together
 
 
 def recomputes(job: Mapping[str, Any], rows: Mapping[str, Sequence[Features]]) -> bool:
@@ -26,33 +24,25 @@ def recomputes(job: Mapping[str, Any], rows: Mapping[str, Sequence[Features]]) -
         return True in asked
     longest = {name: max(map(length, some)) for name, some in rows.items()}
     free = free_memory() if job["device"] == CPU else torch.cuda.mem_get_info(job["device"])[0]
-    without = needed(job, longest, checkpointing=False)
-    return not fits(without, free) and choose_checkpointing(without, needed(job, longest, checkpointing=True), free)
+    if needed(job, longest, checkpointing=False) <= (1 - MARGIN) * free:
+        return False
+    return needed(job, longest, checkpointing=True) < needed(job, longest, checkpointing=False)
 
 
-def needed(job: Mapping[str, Any], longest_rows: Mapping[str, int], *, checkpointing: bool) -> Memory:
-    """Memory of the pack's process: what is shared once, and for each member what is its own."""
-    device = "cpu" if job["device"] == CPU else "cuda"
-    estimates = []
-    for one in job["members"]:
-        adapted = add_adapter(meta_base(Path(job["base"])), one["lora"])
-        estimates.append(
-            estimate(
-                adapted,
-                method=one["method"],
-                training=one["training"],
-                longest_row=longest_rows[one["name"]],
-                gradient_checkpointing=checkpointing,
-                device=device,
-            )
+def needed(job: Mapping[str, Any], longest_rows: Mapping[str, int], *, checkpointing: bool) -> int:
+    """Bytes of the pack's process."""
+    estimates = [
+        estimate(
+            add_adapter(meta_base(Path(job["base"])), one["lora"]),
+            method=one["method"],
+            training=one["training"],
+            longest_row=longest_rows[one["name"]],
+            gradient_checkpointing=checkpointing,
+            device="cpu" if job["device"] == CPU else "cuda",
         )
-    return Memory(
-        **{field.name: _joined(field.name, [getattr(one, field.name) for one in estimates]) for field in fields(Memory)}
-    )
-
-
-def _joined(field: str, some: Sequence[int]) -> int:
-    return max(some) if field in SHARED else sum(some)
+        for one in job["members"]
+    ]
+    return bytes_together([(one.total, one.shared) for one in estimates])
 
 
 def keeps_dequantised(model: Any, device: str) -> bool:

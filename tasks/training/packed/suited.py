@@ -33,6 +33,9 @@ DROPOUTS = (
 UNSAID: dict[str, dict[str, Any]] = {
     "gpt2": {"attn_pdrop": 0.1, "resid_pdrop": 0.1, "embd_pdrop": 0.1},
     "mistral": {"sliding_window": 4096},
+    "qwen2": {"use_sliding_window": False, "sliding_window": 4096},
+    "qwen3": {"use_sliding_window": False, "sliding_window": 4096},
+    "smollm3": {"use_sliding_window": False},
 }
 
 
