@@ -5,9 +5,9 @@
 It takes the rows, the hyperparameters and the seed from Tunefleet's job, trains with SFTTrainer and LoraConfig, and
 saves the adapter where the job says. Nothing of Tunefleet is imported.
 
-    both       rows are prompt-completion text, rendered by the chat template up to the end token. TRL's own rendering
-               of chats would train the line break behind it as well, which is one token a row more than Tunefleet
-               trains, and another loss. TRL tokenises, masks the prompt and sets everything up by itself.
+    both       rows are prompt-completion text that ends with the end token. Chats are rendered by the chat template up
+               to there: TRL's own rendering would train the line break behind it as well, one token a row more than
+               Tunefleet trains, and another loss. TRL tokenises, masks the prompt and sets everything up by itself.
     tuned      what a careful user sets on a CPU, which is what Tunefleet sets: base in bfloat16, no autocast, no
                gradient checkpointing, no truncation, a log at every step, no bars. It saves no checkpoints; Tunefleet
                does.
@@ -49,18 +49,20 @@ class StepLines(TrainerCallback):
         print(f'@progress {{"step": {state.global_step}}}', flush=True)
 
 
+def as_text(tokenizer: Any, row: dict[str, Any]) -> dict[str, str]:
+    """Prompt and completion of a row, which is a chat or plain text already."""
+    prompt, completion = row["prompt"], row["completion"]
+    if not isinstance(prompt, str):
+        prompt = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+        completion = completion[0]["content"]
+    return {"prompt": prompt, "completion": completion + tokenizer.eos_token}
+
+
 def main(setting: str, job_file: Path) -> None:
     job = json.loads(job_file.read_text())
     training, lora = job["training"], job["lora"]
     tokenizer = AutoTokenizer.from_pretrained(job["base"])
     rows = [json.loads(line) for line in (Path(job["data"]) / "train.jsonl").read_text().splitlines()]
-    texts = [
-        {
-            "prompt": tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True),
-            "completion": row["completion"][0]["content"] + tokenizer.eos_token,
-        }
-        for row in rows
-    ]
     trainer = SFTTrainer(
         model=job["base"],
         args=SFTConfig(
@@ -70,7 +72,7 @@ def main(setting: str, job_file: Path) -> None:
             **{name: training[name] for name in HYPERPARAMETERS},
             **SETTINGS[setting],
         ),
-        train_dataset=Dataset.from_list(texts),
+        train_dataset=Dataset.from_list([as_text(tokenizer, row) for row in rows]),
         processing_class=tokenizer,
         peft_config=LoraConfig(
             r=lora["r"],
