@@ -6,7 +6,8 @@
 
 Each task that the flow submits becomes a Ray task with so many GPUs, on whichever node has them free; references pass
 between nodes, and the store holds what they mean. Without RAY_ADDRESS it starts a Ray of this machine alone. A Prefect
-server has to be there: without one each Ray worker would start its own.
+server has to be there: without one each Ray worker would start its own. A pack of adapters is one task, and how many
+there are is decided by the devices of the machine that starts the flow: `adapters_per_device` spreads them further.
 
 It is one flow on many machines, without what the pool of workers has: packs, and resuming on another machine. Where
 Ray is only what hands out the GPUs, start workers in it instead, one for each GPU:

@@ -74,7 +74,8 @@ def test_memory_of_a_pack_counts_the_base_once_and_decides_on_it(
     roomy = plan(fleet, tmp_path / "store")
     alone = {one["name"]: one["memory"] for one in roomy["adapters"] if one["memory"]}
     (needed,) = (pack["memory_bytes"] for pack in roomy["packs"] if len(pack["adapters"]) == 2)
-    once = alone["short"]["weights"] - alone["short"]["optimizer"] // 2 + alone["short"]["overhead"]
+    short = alone["short"]
+    once = short["weights"] - short["optimizer"] // 2 + short["head"] + short["overhead"]
     assert needed == alone["short"]["total"] + alone["long"]["total"] - once
     for free, together in ((needed / 0.9 + 2, 2), (needed / 0.9 - 2, 1)):
         monkeypatch.setattr(planning, "local_devices", lambda free=free: [Device("cpu", "cpu", round(free))])
