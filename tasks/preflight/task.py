@@ -50,7 +50,7 @@ def preflight(run: Run, recipe: Recipe, base: StageResult, data: dict[str, Stage
         checked["gguf"] = True
     # Only where several adapters may share a device does anybody ask. Workers may have other devices than this machine.
     kinds = ["cpu", "cuda"] if run.on == "workers" else [CPU if devices() == [CPU] else "cuda"]
-    checked["memory"] = kinds if recipe.adapters_per_device != 1 and len(adapters) > 1 else []
+    checked["memory"] = kinds if recipe.adapters_per_device != 1 else []
     spec = {"adapters": adapters, **checked, "versions": library_versions()}
     upstream = {"base": base.ref.digest, "suites": folder_digest(evaluation.include_path)}
     upstream |= {f"data {name}": result.ref.digest for name, result in data.items()}

@@ -53,8 +53,9 @@ def train_fleet(
     learners = [Member(one, data[one.name]) for one in recipe.adapters if one.method != "prompt"]
     packed, alone = _by_engine([*learners, *beside], config_of(run.store, base))
     packs = {one.title: one for one in packs_of(recipe, packed, memory, devices)}
-    # Beside a pack, which may fill a device, nobody trains; without one, as many as fit beside each other.
-    limit = 1 if packs else _limit(recipe, [memory[one.name] for one in alone if one.name in memory], devices)
+    # Beside the fleet's packs, which may fill a device, nobody trains; else as many as fit beside each other.
+    fills = {one.name for one in learners} & {one.name for one in packed}
+    limit = 1 if fills else _limit(recipe, [memory[one.name] for one in alone if one.name in memory], devices)
     in_packs = {title: train_pack.submit(run, pack, base) for title, pack in packs.items()}
     futures = {one.name: train.submit(run, one.adapter, base, one.data, per_device=limit) for one in alone}
     members = {adapter.name: [adapter] for adapter in recipe.adapters}

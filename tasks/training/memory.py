@@ -177,8 +177,15 @@ def _activations(model: Any, rows: int, tokens: int, device: str, checkpointing:
 
         return hook
 
-    def leave(*_: Any) -> None:
+    others: tuple[Any, ...] | None = None  # what a layer returns behind its hidden states; None: nothing, nor a tuple
+
+    def leave(_module: nn.Module, _given: Any, output: Any) -> None:
+        nonlocal others
         place[0] = None
+        others = output[1:] if isinstance(output, tuple) else None
+
+    def pass_through(hidden_states: torch.Tensor, *_: Any, **__: Any) -> Any:
+        return hidden_states if others is None else (hidden_states, *others)
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
@@ -193,7 +200,7 @@ def _activations(model: Any, rows: int, tokens: int, device: str, checkpointing:
     was_training = backbone.training
     backbone.train()
     for i in alike:
-        blocks[i].forward = _pass_through  # hides the class's own
+        blocks[i].forward = pass_through  # hides the class's own
     try:
         with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=device == "cuda"):
             weights = _fake_weights(backbone)
@@ -218,10 +225,6 @@ def _activations(model: Any, rows: int, tokens: int, device: str, checkpointing:
 
 def _shapes(block: nn.Module) -> list[tuple[str, torch.Size, bool]]:
     return [(name, one.shape, one.requires_grad) for name, one in block.named_parameters()]
-
-
-def _pass_through(hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-    return hidden_states
 
 
 def _fake_weights(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger, task
+from prefect.runtime import task_run
 
-from infra.errors import TransientError, TunefleetError
+from infra.errors import StageError, TransientError, TunefleetError
 from tasks.artifacts import StageResult
 from tasks.retrying import STAGE
 from tasks.runs import Run
@@ -41,12 +42,14 @@ class Pack:
 def train_pack(run: Run, pack: Pack, base: StageResult) -> Results:
     """The trained adapters; those that failed do not stop the others.
 
-    TransientError if one of them may go through when tried again: those that are done are then found.
+    TransientError if one of them may go through when tried again: those that are done are then found. Not at the last
+    try, after which each has its own error.
     """
     done, lost = train_members(run, pack.members, base)
-    for error in lost.values():
-        if isinstance(error, TransientError):
-            raise error
+    if (task_run.run_count or 0) <= STAGE["retries"]:
+        for error in lost.values():
+            if isinstance(error, TransientError):
+                raise error
     return done, lost
 
 
@@ -58,7 +61,8 @@ def train_members(
 ) -> Results:
     """Those of `members` that are not in the store, trained in one process, and the others from the store.
 
-    `on_validation(step, loss)` is for a member that is alone.
+    `on_validation(step, loss)` is for a member that is alone. What this project did not foresee is raised when the
+    others are completed.
     """
     store, logger = run.store, get_run_logger()
     works = {one.name: train_work(one.adapter, base=base.ref.digest, data=one.data.ref.digest) for one in members}
@@ -66,6 +70,7 @@ def train_members(
     done: dict[str, StageResult] = {}  # by key
     lost: dict[str, TunefleetError] = {}
     outcomes: dict[str, Outcome] = {}  # by name
+    unforeseen: list[Exception] = []
 
     def go_on(waiting: Sequence[str], claimed: Sequence[Claimed]) -> None:
         """Claim those whose keys are `waiting`, and train them together with those that are claimed."""
@@ -82,6 +87,8 @@ def train_members(
             has_gone_on = True
             outcomes.pop(member.name, None)  # asked for a second time, if another run took it over and left nothing
             go_on(rest, [*claimed, Claimed(member, work, output)])
+            if member.name not in outcomes:
+                raise StageError("it was not trained: see the error of its pack")
             outcome = outcomes[member.name]
             if isinstance(outcome, TunefleetError):
                 raise outcome
@@ -92,10 +99,14 @@ def train_members(
             forget(store, checkpoints_of(work), logger)  # the result is in the store; nothing will be resumed
         except TunefleetError as error:
             lost[key] = error
+        except Exception as error:  # noqa: BLE001 - whatever it is, the claims around this one are to be completed
+            unforeseen.append(error)
         if not has_gone_on:  # it was in the store
             go_on(rest, claimed)
 
     go_on(sorted(by_key), [])
+    if unforeseen:
+        raise unforeseen[0]
     by_name = {name: work.key for name, work in works.items()}
     return (
         {name: done[key] for name, key in by_name.items() if key in done},

@@ -83,7 +83,7 @@ def form_packs(
 
 
 def _fits(pack: Sequence[Size], room: float | None, limit: int | None) -> bool:
-    return len(pack) <= (limit or MOST) and (room is None or memory_of(pack) <= room)
+    return len(pack) <= min(limit or MOST, MOST) and (room is None or memory_of(pack) <= room)
 
 
 def _rows(pack: Sequence[Size]) -> int:

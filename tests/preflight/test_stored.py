@@ -57,7 +57,8 @@ def test_memory_is_estimated_where_adapters_could_share_a_device_and_only_there(
     low, high = memory(here, 2, 8)
     assert low and high and low.keys() == {"cpu", "cpu_shared"}
     assert low["cpu_shared"] == high["cpu_shared"] < low["cpu"] < high["cpu"]
-    assert memory(here, 2) == [None] and memory(here, 2, 8, adapters_per_device=1) == [None, None]
+    assert memory(here, 2) == [low]  # the self-test's adapter may come beside it
+    assert memory(here, 2, 8, adapters_per_device=1) == [None, None]
     elsewhere = memory(replace(here, on="workers"), 2, 8, adapters_per_device=2)
     assert elsewhere[0] and elsewhere[0].keys() == {"cpu", "cpu_shared", "cuda", "cuda_shared"}
 

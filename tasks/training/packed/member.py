@@ -63,7 +63,8 @@ class Member:
         self.ended: str | dict[str, str] | None = None  # "done", or the error that it ended with
         self.computed_tokens = 0
         self.pace = Pace(device)
-        self.seconds_before, self.started = 0.0, time.monotonic()
+        self.seconds = 0.0  # of training: its share of the pack's
+        self.started = time.monotonic()
         self.tokens_at_start, self.step_at_start = 0, 0
 
     # --- an optimizer step
@@ -130,10 +131,6 @@ class Member:
 
     # --- telling
 
-    @property
-    def seconds(self) -> float:
-        return self.seconds_before + time.monotonic() - self.started
-
     def progress(self) -> dict[str, Any]:
         elapsed, done = time.monotonic() - self.started, self.step - self.step_at_start
         return {
@@ -174,7 +171,7 @@ class Member:
         self.step, self.log, self.ended = saved.step, list(log["log_history"]), log["ended"]
         self.best = tuple(log["best"]) if log["best"] else None
         self.computed_tokens = log["computed_tokens"]
-        self.seconds_before = clock["seconds"]
+        self.seconds = clock["seconds"]
         notes: list[Note] = clock["pace"]
         self.pace.notes = notes
         self.tokens_at_start, self.step_at_start = curve.tokens(self.log), self.step

@@ -23,7 +23,7 @@ import torch
 from transformers import AutoTokenizer
 
 from infra import stage_process
-from infra.errors import PreemptedError, TunefleetError
+from infra.errors import PreemptedError, RequestError, TunefleetError
 from infra.hashing import SHORT, digest_json
 from tasks.ingestion.dataset import read_jsonl
 from tasks.training import checkpoints, curve
@@ -46,21 +46,30 @@ DRAWS = 4096  # numbers for the passes of one optimizer step, each of which drop
 def train(job: Mapping[str, Any], work: Path) -> dict[str, Any]:
     """Train the members of `job` and leave each adapter in its `output`: {"members": {name: figures or error}}.
 
-    A member that diverges ends alone, and has {"error": {"kind", "message"}} for figures. PreemptedError, after
+    A member that diverges, or whose rows cannot be rendered, ends alone, and has {"error": {"kind", "message"}} for
+    figures: kind is diverged, failed or bad_input. PreemptedError, after
     checkpoints of all, at SIGTERM.
     """
     base = Path(job["base"])
     tokenizer = AutoTokenizer.from_pretrained(base)
-    rows = {one["name"]: _rows(tokenizer, one, "train") for one in job["members"]}
-    recomputing = recomputes(job, rows)
+    rows: dict[str, tuple[list[Features], list[Features]]] = {}
+    refused: dict[str, dict[str, Any]] = {}
+    for one in job["members"]:
+        try:
+            rows[one["name"]] = _rows(tokenizer, one, "train"), _rows(tokenizer, one, "validation")
+        except RequestError as error:
+            refused[one["name"]] = {"error": {"kind": "bad_input", "message": str(error)}}
+    job = {**job, "members": [one for one in job["members"] if one["name"] in rows]}
+    if not rows:
+        return {"members": refused}
+    recomputing = recomputes(job, {name: some for name, (some, _) in rows.items()})
     model = load_base(base, job["quantization"], job["device"])
     keep_unpacked(model)
     vocabulary, dtype = model.config.get_text_config().vocab_size, _adapter_dtype(model)
     members = []
     for one in job["members"]:
         weights = AdapterWeights(model, one["lora"], base, one["training"]["seed"], dtype)
-        validation = _rows(tokenizer, one, "validation")
-        members.append(Member(one, weights, rows[one["name"]], validation, vocabulary=vocabulary, device=job["device"]))
+        members.append(Member(one, weights, *rows[one["name"]], vocabulary=vocabulary, device=job["device"]))
     layers = {one.name: one.weights.layers for one in members}
     keeps = job["quantization"] == "nf4" and keeps_dequantised(model, job["device"])
     shared = SharedBase(model, layers, keeps=keeps, recomputes=recomputing)
@@ -77,7 +86,7 @@ def train(job: Mapping[str, Any], work: Path) -> dict[str, Any]:
         "engine": "packed",
         "pack": [one.name for one in members],
     }
-    return {"members": {name: one if "error" in one else one | about for name, one in made.items()}}
+    return {"members": refused | {name: one if "error" in one else one | about for name, one in made.items()}}
 
 
 def _rows(tokenizer: Any, member: Mapping[str, Any], split: str) -> list[Features]:
@@ -89,10 +98,9 @@ def _made(member: Member, base_name: str) -> dict[str, Any]:
     """The figures of a member that has ended, its adapter written; or the error that it ended with."""
     if member.ended == "done":
         try:
-            training = {
-                key: member.training[key] for key in ("per_device_train_batch_size", "gradient_accumulation_steps")
-            }
-            return member.finish(base_name, Path(member.job["output"])) | training
+            return member.finish(base_name, Path(member.job["output"]))
+        except PreemptedError:
+            raise
         except TunefleetError as error:
             member.fail(error)
     return {"error": member.ended}
@@ -128,14 +136,17 @@ class Pack:
                     raise PreemptedError(f"asked to stop (SIGTERM); checkpoints are saved, {steps}")
 
     def one_round(self, active: Sequence[Member]) -> None:
-        """One optimizer step of each."""
+        """One optimizer step of each. Its time is everybody's, by the tokens that were computed for each."""
         self.round += 1
+        started = time.monotonic()
         passes: list[list[Part]] = []
         rows = {one.name: one.window() for one in active}
+        computed: dict[str, int] = {}
         for one in active:
             one.pace.begin()
             parts = self._parts(one, rows[one.name])
-            one.computed_tokens += sum(len(block.ids) for part in parts for block in part.blocks)
+            computed[one.name] = sum(len(block.ids) for part in parts for block in part.blocks)
+            one.computed_tokens += computed[one.name]
             for number, part in enumerate(parts):
                 if number == len(passes):
                     passes.append([])
@@ -144,12 +155,15 @@ class Pack:
         for parts in passes:
             for name, loss in self.base.losses(parts, trains=True).items():
                 losses[name] += loss
+        together = time.monotonic() - started
         for one in active:
+            started = time.monotonic()
             try:
                 one.end_step(losses[one.name], sum(len(row["input_ids"]) for row in rows[one.name]))
                 self._after_step(one)
             except TunefleetError as error:
                 one.fail(error)
+            one.seconds += together * computed[one.name] / sum(computed.values()) + time.monotonic() - started
             if one.ended is not None:
                 self.base.release(one.name)
 
@@ -182,15 +196,19 @@ class Pack:
     # --- checkpoints
 
     def _resume(self) -> None:
-        for one, saved in zip(
-            self.members, states.to_go_on_from([one.keep for one in self.members], self.name), strict=True
-        ):
+        """Go on from what is saved. Who ended with an error is tried again, unless others repeat their run."""
+        chosen = states.to_go_on_from([one.keep for one in self.members], self.name)
+        for one, saved in zip(self.members, chosen, strict=True):
             if saved:
                 one.load(saved)
                 self.round = max(self.round, saved.round)
                 print(f"{one.name}: going on after step {one.step}, from {saved.folder}", flush=True)
                 for point in curve.validation(one.log):  # whoever listens now has not heard them before a crash
                     stage_process.progress(name=one.name, **point)
+        is_over = not self.active
+        for one, saved in zip(self.members, chosen, strict=True):
+            if one.ended not in (None, "done") and saved and (is_over or saved.log["pack"] != self.name):
+                one.ended = None
             if one.ended is not None:
                 self.base.release(one.name)
 

@@ -24,9 +24,8 @@ def recomputes(job: Mapping[str, Any], rows: Mapping[str, Sequence[Features]]) -
         return True in asked
     longest = {name: max(map(length, some)) for name, some in rows.items()}
     free = free_memory() if job["device"] == CPU else torch.cuda.mem_get_info(job["device"])[0]
-    if needed(job, longest, checkpointing=False) <= (1 - MARGIN) * free:
-        return False
-    return needed(job, longest, checkpointing=True) < needed(job, longest, checkpointing=False)
+    without = needed(job, longest, checkpointing=False)
+    return without > (1 - MARGIN) * free and needed(job, longest, checkpointing=True) < without
 
 
 def needed(job: Mapping[str, Any], longest_rows: Mapping[str, int], *, checkpointing: bool) -> int:

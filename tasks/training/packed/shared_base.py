@@ -42,10 +42,6 @@ class SharedBase:
         """Width of the hidden states."""
         return int(self._head.weight.shape[1])
 
-    @property
-    def vocabulary(self) -> int:
-        return int(self._head.weight.shape[0])
-
     def release(self, member: str) -> None:
         """A member that has ended leaves all layers."""
         for layer in self._shared.values():
