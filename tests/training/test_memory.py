@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import BloomConfig, BloomForCausalLM
 
 from tasks.recipe.schema import Lora
 from tasks.training.memory import (
@@ -146,3 +147,15 @@ def test_checkpointing_is_chosen_by_memory(activations: int, recomputed: int, fr
 
 def test_a_process_costs_something_before_it_does_anything(base: Path) -> None:
     assert memory(adapted(base)).overhead == OVERHEAD["cpu"] != memory(adapted(base), device="cuda").overhead
+
+
+def test_layers_that_return_a_tuple_keep_as_much_as_each_other() -> None:
+    """Bloom's do, as Falcon's and MPT's; only the first two are looked at."""
+
+    def activations(layers: int) -> int:
+        with torch.device("meta"):
+            model = BloomForCausalLM(BloomConfig(vocab_size=64, hidden_size=32, n_layer=layers, n_head=4))
+        return memory(add_adapter(model, Lora().model_dump())).activations
+
+    two, three, nine = map(activations, (2, 3, 9))
+    assert nine - three == 6 * (three - two) > 0

@@ -13,6 +13,7 @@ from infra.claims import Claim
 from infra.errors import DivergedError, PreemptedError, StageError
 from tasks.recipe.loading import prepared
 from tasks.recipe.schema import Recipe
+from tasks.retrying import STAGE
 from tasks.runs import Run, new_run
 from tasks.training import pack_task
 from tasks.training.out_of_memory import Outcome
@@ -105,6 +106,34 @@ def test_what_may_pass_is_raised_when_the_others_are_in_the_store(run: Run, monk
     process.ends = {"c": DivergedError("the loss of c is nan")}
     done, lost = train_pack.fn(run, Pack(tuple(fleet)), base)
     assert process.trained[1] == ["b", "c"] and set(done) == {"a", "b"} and set(lost) == {"c"}
+
+
+def test_at_the_last_try_each_has_its_own_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    process, fleet = Trainings(monkeypatch), members(run, "a", "b", "c")
+    process.ends = {"b": PreemptedError("asked to stop"), "c": DivergedError("the loss of c is nan")}
+    monkeypatch.setenv("PREFECT__RUNTIME__TASK_RUN__RUN_COUNT", str(STAGE["retries"] + 1))
+    done, lost = train_pack.fn(run, Pack(tuple(fleet)), artifact(run, "base"))
+    assert set(done) == {"a"} and {name: str(error) for name, error in lost.items()} == {
+        "b": "asked to stop",
+        "c": "the loss of c is nan",
+    }
+
+
+def test_what_nobody_foresaw_loses_no_other_adapter(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    process, base, fleet = Trainings(monkeypatch), artifact(run, "base"), members(run, "a", "b", "c")
+    once, completed = Run.once, []
+
+    def breaks_first(self: Run, work: Any, make: Any) -> Any:
+        result = once(self, work, make)
+        completed.append(work.name)
+        if len(completed) == 1:
+            raise OSError("the disk is gone")
+        return result
+
+    monkeypatch.setattr(Run, "once", breaks_first)
+    with pytest.raises(OSError, match="the disk is gone"):
+        train_members(run, fleet, base)
+    assert len(process.trained) == 1 and sorted(completed) == ["a", "b", "c"]
 
 
 def test_a_process_that_cannot_be_begun_is_everybodys_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

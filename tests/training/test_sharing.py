@@ -45,8 +45,9 @@ def test_packs(sizes: list[Size], settings: dict, expected: list[str]) -> None:
     assert packs(*sizes, **settings) == expected
 
 
-def test_a_pack_has_an_end_though_nothing_limits_it() -> None:
-    (first, second) = form_packs([size(f"a{n}") for n in range(MOST + 1)], devices=1, room=None, limit=None)
+@pytest.mark.parametrize("limit", [None, 2 * MOST])
+def test_a_pack_has_an_end_though_nothing_limits_it(limit: int | None) -> None:
+    (first, second) = form_packs([size(f"a{n}") for n in range(MOST + 1)], devices=1, room=None, limit=limit)
     assert (len(first), len(second)) == (MOST, 1)
 
 

@@ -9,6 +9,7 @@ a leak would be seen, and for bfloat16 IN_16_BITS of the norm of all weights, as
 
 import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,3 +154,22 @@ def test_who_diverges_ends_alone_and_the_others_go_on(
     assert set(made) == set(MEMBERS), "it leaves no adapter"
     for name in MEMBERS:
         assert_close(made[name], undisturbed[name], dtype, tmp_path)
+
+
+def test_whose_rows_cannot_be_rendered_is_refused_alone(
+    base: Path, data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute_in(monkeypatch, torch.float32)
+    bad = some_data(tmp_path / "bad")
+    (bad / "train.jsonl").write_text('{"id": "0", "prompt": "a", "completion": "one<|im_end|>two"}\n')
+    jobs = {name: training_job(base, data["usual"], tmp_path / name, **MEMBERS["short"]) for name in ("good", "bad")}
+    jobs["bad"]["data"] = str(bad)
+    facts = pack.train(pack_job(jobs), tmp_path)["members"]
+    assert facts["bad"]["error"]["kind"] == "bad_input" and "the end token" in facts["bad"]["error"]["message"]
+    assert facts["good"]["steps"] == 4 and facts["good"]["pack"] == ["good"]
+
+
+def test_the_time_of_a_pack_is_shared_out(train: Train) -> None:
+    started = time.monotonic()
+    facts, _ = train(MEMBERS)
+    assert 0 < sum(one["seconds"] for one in facts.values()) <= time.monotonic() - started

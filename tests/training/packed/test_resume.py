@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 from infra import stage_process
-from infra.errors import PreemptedError
-from tasks.training import checkpoints
-from tasks.training.packed import states
+from infra.errors import DivergedError, PreemptedError
+from tasks.training import checkpoints, runaway
+from tasks.training.packed import pack, states
 from tests.training.jobs import training_job
 from tests.training.packed.packs import pack_job, some_data
 
@@ -210,3 +210,22 @@ def test_what_has_no_round_in_common_is_not_lost(tmp_path: Path) -> None:
     saved(a, 8)
     saved(b, 6)
     assert chosen(a, b) == [8, 6]
+
+
+def test_who_diverged_is_tried_again(
+    base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its checkpoint says how it ended; that is for the same run alone."""
+
+    def lost(log: list[Any], *_: Any) -> None:
+        if len(log) > 2:
+            raise DivergedError("it ran away")
+
+    settings = {"max_steps": 6, "save_steps": 1}
+    jobs = {name: training_job(base, data, tmp_path / name, **settings) for name in ("one", "two")}
+    with monkeypatch.context() as patch:
+        patch.setattr(runaway, "check", lost)
+        first = pack.train(pack_job(jobs), tmp_path)["members"]
+    assert {one["error"]["message"] for one in first.values()} == {"it ran away"}
+    again = pack.train(pack_job(jobs), tmp_path)["members"]
+    assert {one["steps"] for one in again.values()} == {6} and "going on after step 3" in capsys.readouterr().out
