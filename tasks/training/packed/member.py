@@ -74,6 +74,10 @@ class Member:
         self._window = self.order.window(self.step)
         return [self.rows[number] for number in self._window]
 
+    def is_finite(self, loss: float) -> bool:
+        """Whether `loss` and the gradients that lie ready are."""
+        return math.isfinite(loss) and math.isfinite(self._gradient_norm())
+
     def end_step(self, loss: float, tokens: int) -> None:
         """Take the optimizer step from the gradients that lie ready; DivergedError if the training is lost.
 
@@ -83,7 +87,7 @@ class Member:
         if not math.isfinite(loss):
             raise DivergedError(f"the loss is {loss} {self._where(rate)}")
         gradient, most = self.weights.gradient, self.training["max_grad_norm"]
-        norm = float(torch.linalg.vector_norm(gradient))
+        norm = self._gradient_norm()
         if not math.isfinite(norm):
             raise DivergedError(f"the gradient norm is {norm} {self._where(rate)}")
         gradient.mul_(min(most / (norm + 1e-6), 1.0))
@@ -99,6 +103,9 @@ class Member:
         runaway.check(self.log, self.vocabulary, lambda: self._where(rate, self.step))
         if self.step >= self.steps:
             self.ended = "done"
+
+    def _gradient_norm(self) -> float:
+        return float(torch.linalg.vector_norm(self.weights.gradient))
 
     def validates_now(self) -> bool:
         return bool(self.validation) and (self.step % self.eval_every == 0 or self.step == self.steps)

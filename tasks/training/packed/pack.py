@@ -15,6 +15,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -139,22 +140,23 @@ class Pack:
         """One optimizer step of each. Its time is everybody's, by the tokens that were computed for each."""
         self.round += 1
         started = time.monotonic()
-        passes: list[list[Part]] = []
         rows = {one.name: one.window() for one in active}
+        parts: dict[str, list[Part]] = {}
         computed: dict[str, int] = {}
         for one in active:
             one.pace.begin()
-            parts = self._parts(one, rows[one.name])
-            computed[one.name] = sum(len(block.ids) for part in parts for block in part.blocks)
+            parts[one.name] = self._parts(one, rows[one.name])
+            computed[one.name] = sum(len(block.ids) for part in parts[one.name] for block in part.blocks)
             one.computed_tokens += computed[one.name]
-            for number, part in enumerate(parts):
-                if number == len(passes):
-                    passes.append([])
-                passes[number].append(part)
-        losses = dict.fromkeys(rows, 0.0)
-        for parts in passes:
-            for name, loss in self.base.losses(parts, trains=True).items():
-                losses[name] += loss
+        losses = self._losses(parts)
+        if len(active) > 1 and not all(one.is_finite(losses[one.name]) for one in active):
+            # NaN of one member may be in another: bfloat16 kernels of oneDNN that read past the end of a row, times 0
+            # (its issue 5717). So each is computed alone, and who is lost then is lost by itself.
+            for one in active:
+                one.weights.gradient.zero_()
+            losses = {}
+            for name in parts:
+                losses |= self._losses({name: parts[name]})
         together = time.monotonic() - started
         for one in active:
             started = time.monotonic()
@@ -166,6 +168,14 @@ class Pack:
             one.seconds += together * computed[one.name] / sum(computed.values()) + time.monotonic() - started
             if one.ended is not None:
                 self.base.release(one.name)
+
+    def _losses(self, parts: Mapping[str, Sequence[Part]]) -> dict[str, float]:
+        """Each member's loss over its parts, whose gradients are added up; the n-th parts of all in one pass."""
+        losses = dict.fromkeys(parts, 0.0)
+        for together in zip_longest(*parts.values()):
+            for name, loss in self.base.losses([one for one in together if one is not None], trains=True).items():
+                losses[name] += loss
+        return losses
 
     def _after_step(self, one: Member) -> None:
         if one.step % one.training["logging_steps"] == 0 or one.step == one.steps:

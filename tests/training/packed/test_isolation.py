@@ -8,9 +8,10 @@ a leak would be seen, and for bfloat16 IN_16_BITS of the norm of all weights, as
 """
 
 import json
+import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from transformers import LlamaForCausalLM
 
 from tasks.training import runaway
 from tasks.training.packed import pack
+from tasks.training.packed.passing import Part
+from tasks.training.packed.shared_base import SharedBase
 from tests.tiny import tiny_config, tiny_tokenizer
 from tests.training.jobs import training_job
 from tests.training.packed.packs import compute_in, pack_job, some_data
@@ -148,10 +151,33 @@ def test_who_diverges_ends_alone_and_the_others_go_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(runaway, "RUNAWAY_STEPS", 1)  # of so small a model none stays lost for three
-    facts, made = train({"wreck": {**WRECK, **wreck}, **MEMBERS})
+    facts, made = train({"long": MEMBERS["long"], "wreck": {**WRECK, **wreck}, **MEMBERS})
     assert facts["wreck"].keys() == {"error"} and facts["wreck"]["error"]["kind"] == "diverged"
     assert re.search(said, facts["wreck"]["error"]["message"]), facts["wreck"]["error"]["message"]
     assert set(made) == set(MEMBERS), "it leaves no adapter"
+    for name in MEMBERS:
+        assert_close(made[name], undisturbed[name], dtype, tmp_path)
+
+
+def test_what_spreads_through_a_pass_ends_only_whose_it_is(
+    train: Train, undisturbed: Adapters, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On every machine as on one whose kernels let NaN of one row into the next (oneDNN's issue 5717), and worse."""
+    losses, spread = SharedBase.losses, []
+
+    def spreading(self: SharedBase, parts: Sequence[Part], *, trains: bool) -> dict[str, float]:
+        made = losses(self, parts, trains=trains)
+        if trains and len(made) > 1 and not all(map(math.isfinite, made.values())):
+            spread.append(list(made))
+            for layer in self._shared.values():
+                for one in layer.adaptations.values():
+                    one.b.grad.fill_(torch.nan)
+        return made
+
+    monkeypatch.setattr(SharedBase, "losses", spreading)
+    facts, made = train({"long": MEMBERS["long"], "wreck": {**WRECK, "learning_rate": 1e36}, **MEMBERS})
+    assert spread == [["long", "wreck", "other", "short"]], "in the second round, and then it is gone"
+    assert "the loss is nan at step 2" in facts["wreck"]["error"]["message"]
     for name in MEMBERS:
         assert_close(made[name], undisturbed[name], dtype, tmp_path)
 
