@@ -1,6 +1,7 @@
 """Servers that several tests need, no sight of the user's own accounts, and property tests without a stopwatch."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from hypothesis import settings
 from tests.operations.conftest import PrefectServer, started_server
 from tests.publishing.hub_server import TOKEN, HubServer, hub_server
 from tests.publishing.s3_server import S3Server, s3_server
+
+# A shell's background job ignores SIGINT, and so would every command that a test starts and then interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("unhurried", deadline=None)  # the machine may be busy with something else
 settings.load_profile("unhurried")
