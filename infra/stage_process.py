@@ -19,7 +19,8 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -62,7 +63,7 @@ def main(run: Callable[[dict[str, Any], Path], Mapping[str, JSON]], argv: Sequen
     """Run one job in this process; returns after success, else SystemExit with one of the EXIT_ codes.
 
     SIGTERM raises PreemptedError inside `run`, once, so that it can save and clean up; a stage that rather
-    finishes its step installs its own handler.
+    finishes its step takes `at_sigterm`.
     """
     arguments = sys.argv[1:] if argv is None else argv
     if len(arguments) != 1:
@@ -164,6 +165,16 @@ def _raise_on_sigterm() -> None:
         raise PreemptedError("asked to stop (SIGTERM) before the stage was done")
 
     signal.signal(signal.SIGTERM, on_sigterm)
+
+
+@contextmanager
+def at_sigterm(note: Callable[[], None]) -> Iterator[None]:
+    """While this is held, SIGTERM calls `note` and raises nothing."""
+    before = signal.signal(signal.SIGTERM, lambda _number, _frame: note())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def hand_over(job: Mapping[str, JSON], folder: Path) -> Path:

@@ -6,12 +6,8 @@ checkpoints.py); it ends with a checkpoint when asked to stop; and looking at th
 
 import json
 import math
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -19,6 +15,7 @@ from transformers import Trainer
 from trl import DPOTrainer, SFTTrainer
 
 from infra.errors import DivergedError, PreemptedError
+from infra.stage_process import at_sigterm
 from tasks.training import checkpoints, curve, features, runaway, travelling
 from tasks.training.checkpoints import SAVE_SECONDS
 from tasks.training.pace import Pace
@@ -80,7 +77,7 @@ class Reliable:
             self.seconds_before, self.pace.notes = clock["seconds"], clock.get("pace", [])  # older ones have none
             print(f"going on after step {checkpoints.step_of(resume)}, from {resume}", flush=True)
         self.started = self._saved_at = time.monotonic()
-        with self._sigterm_is_noted():
+        with at_sigterm(self._ask_to_stop):
             self.train(resume_from_checkpoint=str(resume) if resume else None)
         if self._asked_to_stop and not self.is_done:
             raise PreemptedError(f"asked to stop (SIGTERM); a checkpoint of step {self.state.global_step} is saved")
@@ -102,16 +99,8 @@ class Reliable:
         """Seconds of training up to now, those before a crash included."""
         return self.seconds_before + time.monotonic() - self.started
 
-    @contextmanager
-    def _sigterm_is_noted(self: Any) -> Iterator[None]:
-        def note(_number: int, _frame: FrameType | None) -> None:
-            self._asked_to_stop = True
-
-        before = signal.signal(signal.SIGTERM, note)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
+    def _ask_to_stop(self: Any) -> None:
+        self._asked_to_stop = True
 
     def stop_or_save(self: Any) -> tuple[bool, bool]:
         """Whether to stop after this step, and whether a checkpoint is due; the same in all processes of this job."""

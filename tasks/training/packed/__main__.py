@@ -7,8 +7,8 @@ from infra import stage_process
 from tasks.training.packed.pack import train
 
 
-def run(job: dict[str, Any], folder: Path) -> dict[str, Any]:
-    return train(job, folder)
+def run(job: dict[str, Any], _folder: Path) -> dict[str, Any]:
+    return train(job)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,11 @@ A round is one optimizer step of every member that is still in training. The res
 else is there, but for the last bits: a product over more rows may be summed in another order.
 """
 
-import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from itertools import zip_longest
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -44,7 +42,7 @@ from tasks.training.packed.weights import AdapterWeights
 DRAWS = 4096  # numbers for the passes of one optimizer step, each of which drops out something else
 
 
-def train(job: Mapping[str, Any], work: Path) -> dict[str, Any]:
+def train(job: Mapping[str, Any]) -> dict[str, Any]:
     """Train the members of `job` and leave each adapter in its `output`: {"members": {name: figures or error}}.
 
     A member that diverges, or whose rows cannot be rendered, ends alone, and has {"error": {"kind", "message"}} for
@@ -124,7 +122,7 @@ class Pack:
         """Rounds until every member has ended. PreemptedError, after checkpoints of all, at SIGTERM."""
         self._resume()
         saved_at = time.monotonic()
-        with self._sigterm_is_noted():
+        with stage_process.at_sigterm(self._ask_to_stop):
             while active := self.active:
                 self.one_round(active)
                 is_due = time.monotonic() - saved_at > SAVE_SECONDS and any(one.save_every is None for one in active)
@@ -227,16 +225,8 @@ class Pack:
         for one in those:
             one.save(number=self.round, pack=self.name)
 
-    @contextmanager
-    def _sigterm_is_noted(self) -> Iterator[None]:
-        def note(_number: int, _frame: FrameType | None) -> None:
-            self._asked_to_stop = True
-
-        before = signal.signal(signal.SIGTERM, note)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
+    def _ask_to_stop(self) -> None:
+        self._asked_to_stop = True
 
 
 def _adapter_dtype(model: Any) -> torch.dtype:

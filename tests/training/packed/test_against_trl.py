@@ -72,7 +72,7 @@ def jobs(base: Path, root: Path, members: Members) -> Members:
 def by_pack(base: Path, root: Path, members: Members) -> dict[str, Trained]:
     """What one pack made of all."""
     own = jobs(base, root, members)
-    figures = pack.train(pack_job(own), root)["members"]
+    figures = pack.train(pack_job(own))["members"]
     return {name: Trained(figures[name], Path(job["output"])) for name, job in own.items()}
 
 

@@ -79,7 +79,7 @@ def train(base: Path, data: dict[str, Path], dtype: torch.dtype, tmp_path_factor
         }  # fmt: skip
         with pytest.MonkeyPatch.context() as patch:
             compute_in(patch, dtype)
-            facts = pack.train(pack_job(own), root)["members"]
+            facts = pack.train(pack_job(own))["members"]
         json.dumps(facts, allow_nan=False)  # it is to be written as result.json, whatever came of one of them
         files = {name: root / name / "adapter_model.safetensors" for name in members}
         return facts, {name: file.read_bytes() for name, file in files.items() if file.exists()}
@@ -190,7 +190,7 @@ def test_whose_rows_cannot_be_rendered_is_refused_alone(
     (bad / "train.jsonl").write_text('{"id": "0", "prompt": "a", "completion": "one<|im_end|>two"}\n')
     jobs = {name: training_job(base, data["usual"], tmp_path / name, **MEMBERS["short"]) for name in ("good", "bad")}
     jobs["bad"]["data"] = str(bad)
-    facts = pack.train(pack_job(jobs), tmp_path)["members"]
+    facts = pack.train(pack_job(jobs))["members"]
     assert facts["bad"]["error"]["kind"] == "bad_input" and "the end token" in facts["bad"]["error"]["message"]
     assert facts["good"]["steps"] == 4 and facts["good"]["pack"] == ["good"]
 

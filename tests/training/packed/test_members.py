@@ -57,7 +57,7 @@ def made(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, di
     jobs = {name: training_job(base, data, root / name, max_steps=8, **one) for name, one in members.items()}
     with pytest.MonkeyPatch.context() as patch:
         compute_in(patch, torch.float32)
-        return root, pack.train(pack_job(jobs), root)["members"]
+        return root, pack.train(pack_job(jobs))["members"]
 
 
 @pytest.mark.parametrize("name", MEMBERS)

@@ -225,7 +225,7 @@ def test_who_diverged_is_tried_again(
     jobs = {name: training_job(base, data, tmp_path / name, **settings) for name in ("one", "two")}
     with monkeypatch.context() as patch:
         patch.setattr(runaway, "check", lost)
-        first = pack.train(pack_job(jobs), tmp_path)["members"]
+        first = pack.train(pack_job(jobs))["members"]
     assert {one["error"]["message"] for one in first.values()} == {"it ran away"}
-    again = pack.train(pack_job(jobs), tmp_path)["members"]
+    again = pack.train(pack_job(jobs))["members"]
     assert {one["steps"] for one in again.values()} == {6} and "going on after step 3" in capsys.readouterr().out
