@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from flows.commands.options import StoreOption
-from infra.errors import RequestError
+from infra.errors import RequestError, TunefleetError
 
 
 def dashboard(
@@ -47,3 +47,22 @@ def dashboard(
     print(f"{built.adapters} adapters, {built.size / 1e6:.1f} MB{beside}", file=sys.stderr)
     print(built.page)
     return 0
+
+
+def build_dashboard(store: str, json_: bool) -> None:
+    """Build the store's dashboard and say where it is; what was done before counts, whatever comes of it.
+
+    With `json_`, standard output is left to the answer.
+    """
+    from infra.storage import Store
+    from tasks.reporting.dashboard import rebuild
+
+    try:
+        built = rebuild(Store(store), None, single_file=None)
+    except Exception as error:  # noqa: BLE001 - whatever it was, the command's exit code is not concerned
+        said = error if isinstance(error, TunefleetError) else f"{type(error).__name__}: {error}"
+        print(f"warning: the dashboard was not built: {said}", file=sys.stderr)
+        return
+    for warning in built.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"dashboard: {built.page}", file=sys.stderr if json_ else sys.stdout)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from flows.commands.dashboards import build_dashboard
 from flows.commands.options import AsJson, StoreOption
 from flows.commands.recipes import quiet_prefect
 from infra.errors import RequestError
@@ -35,6 +36,7 @@ def publish(
     """
     quiet_prefect()
     from flows.publish_adapters import publish_adapters
+    from infra.settings import default_store
 
     if endpoint_url and not any(one.startswith("s3://") for one in to):
         raise RequestError("--endpoint-url is for s3:// places, and --to names none.")
@@ -47,6 +49,7 @@ def publish(
             print(f"{one['release'] or one['name']}: {one['error'] or 'published'}")
             for place in one["published"]:
                 print(f"  {place['what']}: {place['uri']}" + (f" at {place['revision']}" if place["revision"] else ""))
+    build_dashboard(store or default_store(), json_)
     return 1 if any(one["error"] for one in answer["adapters"]) else 0
 
 

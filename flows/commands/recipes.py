@@ -6,10 +6,11 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TextIO
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from flows.commands.dashboards import build_dashboard
 from flows.commands.options import AsJson, Only, Set, StoreOption
 from infra.errors import RequestError, TunefleetError
 
@@ -46,7 +47,7 @@ def run(
 
         print_summary(summary, Console(width=None if sys.stdout.isatty() else 160))
         print(f"\nsummary: {summary['store']}/runs/{summary['run_id']}/summary.json", flush=True)
-    _build_dashboard(summary["store"], sys.stderr if json_ else sys.stdout)
+    build_dashboard(summary["store"], json_)
     return exit_code(summary)
 
 
@@ -177,22 +178,6 @@ def _load_for_a_look(path: Path, overrides: tuple[str, ...], only: str | None) -
     warnings.simplefilter("ignore", FutureWarning)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     return loaded
-
-
-def _build_dashboard(store: str, stream: TextIO) -> None:
-    """Build the store's dashboard and say where it is; the run is finished, whatever comes of it."""
-    from infra.storage import Store
-    from tasks.reporting.dashboard import rebuild
-
-    try:
-        built = rebuild(Store(store), None, single_file=None)
-    except Exception as error:  # noqa: BLE001 - whatever it was, the run's exit code is not concerned
-        said = error if isinstance(error, TunefleetError) else f"{type(error).__name__}: {error}"
-        print(f"warning: the dashboard was not built: {said}", file=sys.stderr)
-        return
-    for warning in built.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    print(f"dashboard: {built.page}", file=stream)
 
 
 class _WithoutTraceback(logging.Filter):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from flows.commands.dashboards import build_dashboard
 from flows.commands.options import AsJson, StoreOption
 from infra.errors import RequestError
 
@@ -106,7 +107,9 @@ def promote_release(
 
     opened = _store(store)
     record = find(opened, release)
-    return _moved(record.name, to, promote(opened, record, to, reason=reason), json_)
+    _moved(record.name, to, promote(opened, record, to, reason=reason), json_)
+    build_dashboard(opened.root, json_)
+    return 0
 
 
 def rollback_release(
@@ -122,8 +125,10 @@ def rollback_release(
     """
     from tasks.registry.channels import rollback
 
-    done = rollback(_store(store), name, channel)
+    opened = _store(store)
+    done = rollback(opened, name, channel)
     _moved(name, channel, done, json_)
+    build_dashboard(opened.root, json_)
     for place in done.behind:
         print(f"error: {channel} of {name} was not taken back in {place}", file=sys.stderr)
     return 1 if done.behind else 0
@@ -187,14 +192,14 @@ def collect_garbage(
     return 0
 
 
-def _moved(name: str, channel: str, done: "Promotion", json_: bool) -> int:
+def _moved(name: str, channel: str, done: "Promotion", json_: bool) -> None:
     """Say what moved. Places that were left are warnings: they are the reader's to decide on."""
     for one in done.left:
         print(f"warning: {one}", file=sys.stderr)
     if json_:
         answer: dict[str, Any] = {"name": name, "channel": channel, "before": done.before, **done.move.model_dump()}
         print(json.dumps({**answer, "moved": done.moved, "left": done.left, "behind": done.behind}, ensure_ascii=False))
-        return 0
+        return
     before = f"v{done.before}" if done.before else "nothing"
     if done.before == done.move.number:
         print(f"{channel} of {name} stands at v{done.move.number} already")
@@ -202,7 +207,6 @@ def _moved(name: str, channel: str, done: "Promotion", json_: bool) -> int:
         print(f"{channel} of {name}: from {before} to v{done.move.number}")
     for place in done.moved:
         print(f"  leads to it in {place}")
-    return 0
 
 
 def _store(store: str | None) -> "Store":

@@ -45,6 +45,8 @@ def test_promote_and_roll_back(store: Store, tmp_path: Path) -> None:
         done = tunefleet("promote", f"mirror@v{version}", "--to", "stable", "--store", store.root, cwd=tmp_path)
         assert done.returncode == 0 and f"to v{version}" in done.stdout and str(tmp_path / "out") in done.stdout
         assert json.loads(pointer.read_text())["number"] == version
+    page = Path(store.root) / "dashboard" / "index.html"
+    assert done.stdout.endswith(f"dashboard: {page}\n") and page.exists()
     again = tunefleet("promote", "mirror@v2", "--store", store.root, cwd=tmp_path)
     assert again.returncode == 0 and "stable of mirror stands at v2 already" in again.stdout
     back = tunefleet("rollback", "mirror", "--json", "--store", store.root, cwd=tmp_path)

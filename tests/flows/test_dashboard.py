@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.commands.recipes import _build_dashboard
+from flows.commands.dashboards import build_dashboard
 from infra.storage import Store
 from tests.flows.recipes import write_tiny_recipe
 from tests.flows.test_cli import tunefleet
@@ -44,11 +44,9 @@ def test_a_wrong_request(words: list[str], message: str, tmp_path: Path) -> None
 def test_a_dashboard_that_cannot_be_built_is_no_fault_of_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import sys
-
     store = finished(tmp_path / "store")
     (tmp_path / "store" / "dashboard").write_text("a file where the folder should be")
-    _build_dashboard(store.root, sys.stdout)
+    build_dashboard(store.root, False)
     out, err = capsys.readouterr()
     assert out == "" and "warning: the dashboard was not built: " in err and "Traceback" not in err
 

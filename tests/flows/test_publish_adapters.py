@@ -18,6 +18,7 @@ from tasks.registry import channels
 from tasks.registry.records import current, find, publications, releases
 from tasks.runs import Run
 from tests.flows.conftest import FinishedRun
+from tests.flows.test_cli import tunefleet
 from tests.publishing.hub_server import TOKEN, USER, HubServer
 from tests.publishing.s3_server import BUCKET, S3Server
 
@@ -65,6 +66,16 @@ def test_publishing_again_elsewhere_is_the_same_release(finished_run: FinishedRu
         assert manifest["data"]["digest"] == record.data.digest and manifest["recipe"]["name"] == "tiny"
         assert manifest["base"]["digest"] == record.base.digest and manifest["verdict"]["verdict"] == "PASS"
         assert manifest["training"]["adapter_digest"] == record.adapter.digest and manifest["override"] is None
+
+
+def test_the_command_says_where_to_and_the_dashboard_knows(finished_run: FinishedRun, tmp_path: Path) -> None:
+    run, there, root = finished_run.summary["run_id"], tmp_path / "there", finished_run.store
+    done = tunefleet("publish", run, "learns", "--to", there, "--what", "report", "--store", root, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first, place, dashboard = done.stdout.splitlines()
+    assert first == "learns@v1: published" and place.startswith(f"  report: {there}")
+    page = root / "dashboard" / "index.html"
+    assert dashboard == f"dashboard: {page}" and str(there) in page.read_text()
 
 
 def test_what_did_not_pass_leaves_only_with_a_reason(finished_run: FinishedRun, tmp_path: Path) -> None:
