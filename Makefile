@@ -15,7 +15,7 @@ demo: $(VENV)/.run
 	$(BIN)/tunefleet run deployments/recipes/demo.yaml; code=$$?; test $$code -eq 0 -o $$code -eq 3
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

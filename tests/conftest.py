@@ -1,7 +1,10 @@
 """Servers that several tests need, no sight of the user's own accounts, and property tests without a stopwatch."""
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +18,12 @@ from tests.publishing.s3_server import S3Server, s3_server
 
 # A shell's background job ignores SIGINT, and so would every command that a test starts and then interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# `make test` runs two of these side by side: each has one core, and its own places on the device.
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix=f"{worker}-")
+    atexit.register(shutil.rmtree, tempfile.tempdir, ignore_errors=True)
 
 settings.register_profile("unhurried", deadline=None)  # the machine may be busy with something else
 settings.load_profile("unhurried")
