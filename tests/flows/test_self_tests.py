@@ -5,7 +5,7 @@ import yaml
 
 from tests.flows.conftest import FinishedRun
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
