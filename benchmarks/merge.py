@@ -8,8 +8,7 @@ In every repeat each contestant merges once, in a process of its own and in the 
     peft        PeftModel.from_pretrained(...).merge_and_unload(), then save_pretrained
     copy        the base's files copied as they are: no merge, but what a disk and a page cache allow
 
-The adapter has rank 16 on every linear layer and random weights. The synthetic model is a Llama of so many gigabytes
-in 16 shards and more, of random bfloat16, which is written shard by shard.
+What is merged is random: benchmarks/merge_models.py.
 
     memory     most resident memory of the process, less what it held after its imports. Pages of a file that is mapped
                count while they are resident; the page cache, which read and write go through, does not
@@ -26,7 +25,6 @@ one step of bfloat16 and what PEFT loses by rounding the update before the sum; 
 
 import argparse
 import json
-import math
 import os
 import shutil
 import subprocess
@@ -34,22 +32,19 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from merge_models import synthetic, write_adapter
 from train import embedded_base, spread
 
 from infra.settings import PROJECT
 from tasks.training.launching import device_environment
 
 CONTESTANTS = ("tunefleet", "peft", "copy")
-SHARDS = 18  # at least, of the synthetic model
-RANK = 16
-HIDDEN, MIDDLE, HEADS, KEY_HEADS, VOCABULARY = 3072, 8192, 24, 8, 32000
 GOALS = {"memory": 5.0, "work": 1.0, "copy": 0.5}
 Run = dict[str, Any]
-Shape = tuple[str, tuple[int, ...]]
 
 
 def main() -> int:
@@ -219,102 +214,6 @@ def memory_of_this_process() -> dict[str, int]:
     return {
         key: int(rest.split()[0]) * 1024 for key, _, rest in (line.partition(":") for line in lines) if "kB" in rest
     }
-
-
-# --- what is merged
-
-
-def synthetic(folder: Path, gigabytes: float) -> Path:
-    """A Llama of about so many 10^9 bytes: config.json, and random bfloat16 weights in shards with their index."""
-    import torch
-    from safetensors.torch import save_file
-    from transformers import LlamaConfig
-
-    per_layer = 2 * sum(math.prod(shape) for _, shape in tensors_of_layer(0))
-    layers = max(1, round((gigabytes * 1e9 - 4 * VOCABULARY * HIDDEN) / per_layer))
-    LlamaConfig(
-        hidden_size=HIDDEN,
-        intermediate_size=MIDDLE,
-        num_hidden_layers=layers,
-        num_attention_heads=HEADS,
-        num_key_value_heads=KEY_HEADS,
-        vocab_size=VOCABULARY,
-        tie_word_embeddings=False,
-        dtype="bfloat16",
-        architectures=["LlamaForCausalLM"],
-    ).save_pretrained(folder)
-    named: list[Shape] = [("model.embed_tokens.weight", (VOCABULARY, HIDDEN))]
-    named += [one for layer in range(layers) for one in tensors_of_layer(layer)]
-    named += [("model.norm.weight", (HIDDEN,)), ("lm_head.weight", (VOCABULARY, HIDDEN))]
-    largest = 2 * sum(math.prod(shape) for _, shape in named) // SHARDS
-    generator = torch.Generator().manual_seed(0)
-    shards = list(filled(named, largest))
-    index: dict[str, str] = {}
-    for number, shard in enumerate(shards, 1):
-        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        weights = {
-            name: torch.ones(shape, dtype=torch.bfloat16)
-            if name.endswith("norm.weight")
-            else torch.empty(shape, dtype=torch.bfloat16).normal_(std=0.02, generator=generator)
-            for name, shape in shard
-        }
-        save_file(weights, folder / file, metadata={"format": "pt"})
-        index |= dict.fromkeys(weights, file)
-    text = json.dumps({"metadata": {}, "weight_map": index})
-    (folder / "model.safetensors.index.json").write_text(text)
-    return folder
-
-
-def tensors_of_layer(layer: int) -> list[Shape]:
-    keys = HIDDEN // HEADS * KEY_HEADS
-    shapes: dict[str, tuple[int, ...]] = {
-        "input_layernorm": (HIDDEN,),
-        "self_attn.q_proj": (HIDDEN, HIDDEN),
-        "self_attn.k_proj": (keys, HIDDEN),
-        "self_attn.v_proj": (keys, HIDDEN),
-        "self_attn.o_proj": (HIDDEN, HIDDEN),
-        "post_attention_layernorm": (HIDDEN,),
-        "mlp.gate_proj": (MIDDLE, HIDDEN),
-        "mlp.up_proj": (MIDDLE, HIDDEN),
-        "mlp.down_proj": (HIDDEN, MIDDLE),
-    }
-    return [(f"model.layers.{layer}.{name}.weight", shape) for name, shape in shapes.items()]
-
-
-def filled(named: list[Shape], largest: int) -> Iterator[list[Shape]]:
-    """Tensors in shards of at most `largest` bytes, but never an empty one."""
-    shard: list[Shape] = []
-    size = 0
-    for name, shape in named:
-        if shard and size + 2 * math.prod(shape) > largest:
-            yield shard
-            shard, size = [], 0
-        shard.append((name, shape))
-        size += 2 * math.prod(shape)
-    yield shard
-
-
-def write_adapter(base: Path, folder: Path) -> Path:
-    """PEFT's files of a random adapter on every linear layer of `base`; only the shapes of the model are built."""
-    import torch
-    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
-    from safetensors.torch import save_file
-
-    from tasks.training.models import meta_base
-
-    config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules="all-linear", task_type="CAUSAL_LM")
-    model = get_peft_model(meta_base(base), config)
-    generator = torch.Generator().manual_seed(1)
-    update = {
-        name: torch.empty(tensor.shape).normal_(std=0.02, generator=generator)
-        for name, tensor in get_peft_model_state_dict(model).items()
-    }
-    folder.mkdir()
-    save_file(update, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    model.peft_config["default"].base_model_name_or_path = str(base)
-    model.peft_config["default"].inference_mode = True
-    model.peft_config["default"].save_pretrained(str(folder))
-    return folder
 
 
 # --- whether both made the same

@@ -119,9 +119,10 @@ def test_a_release_can_be_rolled_back_to(hub: HubServer, release: Release, tmp_p
 
 @pytest.mark.parametrize(("status", "raised"), [(503, TransientError), (429, TransientError), (403, RequestError)])
 def test_a_manifest_that_cannot_be_read_is_said(
-    hub: HubServer, release: Release, publish, status: int, raised: type[TunefleetError]
+    hub: HubServer, release: Release, publish, status: int, raised: type[TunefleetError], monkeypatch
 ):
     published = publish(release)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # huggingface_hub tries several times, with pauses
     hub.failing["/resolve/"] = status
     with pytest.raises(raised):
         publish(release)
