@@ -108,20 +108,6 @@ def test_a_fleet_is_held_against_both_of_its_rivals(monkeypatch: pytest.MonkeyPa
     assert not compared([runs])["same_work"]
 
 
-@pytest.mark.parametrize(
-    ("packed", "other", "same"),
-    [(0.06, 0.0, False), (0.06, 0.065, True), (0.07, 0.065, False), (0.06, 0.12, True), (0.1, 0.12, False)],
-)
-def test_packed_may_be_as_far_as_the_references_are_apart(
-    monkeypatch: pytest.MonkeyPatch, packed: float, other: float, same: bool
-) -> None:
-    monkeypatch.syspath_prepend(str(FOLDER))
-    compared = importlib.import_module("train").compared
-    more = {"packed": packed, "in turn": 0.0, "two at a time": other}  # in both steps of the last quarter
-    runs = {who: made_up([*TRUE[:6], *(one + more[who] for one in TRUE[6:])], 80) for who in OF_MANY}
-    assert compared([runs])["same_work"] is same
-
-
 def test_who_runs_together_counts_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(FOLDER))
     most_together = importlib.import_module("train_scenes").most_together
